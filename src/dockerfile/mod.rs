@@ -1,0 +1,25 @@
+//! The Dockerfile language: text in, typed stages and diagnostics out.
+//!
+//! For: everything that can be said about a Dockerfile (and a `.dockerignore`) without a context, a registry or a clock.
+//! [`parse`] gives the [`Dockerfile`] with its words *unexpanded*; [`words`] expands them when the scopes are known;
+//! [`ignore`] and [`glob`] match paths; [`lint`] holds the rules of `build --check`.
+//!
+//! Invariants: every word, statement and diagnostic has a [`Span`] into the source text; parsing never panics and never
+//! reads beyond its input; equal text gives equal values.
+//!
+//! Format: BuildKit's Dockerfile 1.x, as in its `frontend/dockerfile`.
+//!
+//! Does no I/O, resolves no image, and knows nothing of layers.
+
+pub mod ast;
+pub mod diagnostic;
+pub mod glob;
+pub mod ignore;
+mod lexer;
+pub mod lint;
+mod parser;
+pub mod words;
+
+pub use ast::{Dockerfile, Instruction, Span, Stage, Statement, Word};
+pub use diagnostic::{Diagnostic, Severity};
+pub use parser::{parse, parse_trigger};

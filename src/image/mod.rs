@@ -1,0 +1,25 @@
+//! An image in any medium, and the one way to move it.
+//!
+//! For: the traits [`Source`] and [`Sink`], the function [`copy`] between any two of them, the OCI image layout (which is
+//! also the store's own format), archives of OCI and of docker, and the choice of a platform from an index.
+//!
+//! Invariants: bytes are kept as they are (a manifest is never written anew unless something in it had to change); content
+//! is put before what refers to it; every byte read is held against its descriptor's digest and size before it counts.
+//!
+//! Format: image-spec image-layout.md; docker's archive (`manifest.json`, `RepoTags`).
+//!
+//! Concurrency: blobs of an image are copied by several threads; sources and sinks are `Sync`.
+//!
+//! Knows no network protocol and no store.
+
+pub mod archive;
+mod copy;
+pub mod layout;
+mod select;
+mod transport;
+mod verify;
+
+pub use copy::{CopyError, CopyOptions, Copied, NoProgress, Progress, copy};
+pub use select::{Selection, select};
+pub use transport::{ImageError, Put, Sink, Source};
+pub use verify::{VerifyError, VerifyReader, read_verified};

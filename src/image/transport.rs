@@ -1,0 +1,102 @@
+//! Where images come from and go to.
+
+use std::error::Error;
+use std::io::Read;
+
+use crate::oci::{Descriptor, Digest, Reference};
+
+/// What went wrong in a medium; the source's message is the medium's own.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// There is no such image or blob.
+    #[error("{what} not found in {medium}")]
+    NotFound {
+        /// What was asked for.
+        what: String,
+        /// Where.
+        medium: String,
+    },
+    /// The medium failed.
+    #[error("cannot {action} {what}")]
+    Medium {
+        /// `read`, `write`, …
+        action: &'static str,
+        /// What was asked for.
+        what: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Bytes that are not what their descriptor says.
+    #[error(transparent)]
+    Verify(#[from] super::VerifyError),
+    /// A document that cannot be understood.
+    #[error("cannot understand {what}")]
+    Document {
+        /// Which.
+        what: String,
+        /// Why not.
+        #[source]
+        source: crate::oci::ManifestError,
+    },
+}
+
+/// A medium to read an image from.
+pub trait Source: Sync {
+    /// How messages call it: `docker://127.0.0.1:5000/app:1`.
+    fn name(&self) -> String;
+
+    /// The image's root: the descriptor of its manifest or index.
+    fn root(&self) -> Result<Descriptor, ImageError>;
+
+    /// The bytes of a manifest or index, verified against the descriptor.
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError>;
+
+    /// The bytes of a blob as a stream. Verified by the reader: a wrong byte is an error before the end is reported.
+    fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError>;
+
+    /// The repository a blob of this source can be mounted from, if it is a registry: host/repository.
+    fn origin(&self) -> Option<&Reference> {
+        None
+    }
+}
+
+/// How a blob came to be there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Put {
+    /// It was there already.
+    Present,
+    /// It was linked from another repository of the same registry.
+    Mounted,
+    /// Its bytes were written.
+    Written,
+}
+
+/// A medium to write an image to.
+pub trait Sink: Sync {
+    /// How messages call it.
+    fn name(&self) -> String;
+
+    /// Makes the blob present without its bytes if that can be done: it is there, or `origin` (host/repository on the same
+    /// registry) has it. `None`: send the bytes.
+    fn reuse(&self, descriptor: &Descriptor, origin: Option<&Reference>) -> Result<Option<Put>, ImageError>;
+
+    /// Stores a blob. `Ok` means: all bytes matched the descriptor and are there (durable after [`Sink::finish`]).
+    /// `open` gives the bytes from the start, and may be called again for another try.
+    fn put_blob(
+        &self,
+        descriptor: &Descriptor,
+        open: &(dyn Fn() -> Result<Box<dyn Read + Send>, ImageError> + Sync),
+    ) -> Result<(), ImageError>;
+
+    /// Stores a manifest or index by digest; what it refers to is there already.
+    fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), ImageError>;
+
+    /// Names the image. `Ok` means: the image is there under its name, whole, and stays there after a power loss.
+    fn finish(&self, root: &Descriptor) -> Result<(), ImageError>;
+
+    /// Which digest to look for under a tag, where a sink can tell without writing.
+    fn current(&self) -> Result<Option<Digest>, ImageError> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,151 @@
+//! One path of a layer: what it is, and where its bytes are while the layer is being made.
+
+use std::cmp::Ordering;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::oci::Digest;
+
+/// A path of a layer with everything but its bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Relative and clean; the root is empty. For a whiteout, the path that is removed (no `.wh.` in it).
+    pub path: Vec<u8>,
+    /// Permissions, owner, time, attributes.
+    pub meta: Meta,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What every entry has.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Meta {
+    /// The low 12 bits: permissions, set-id, sticky.
+    pub mode: u32,
+    /// Owner, as the image's users see it.
+    pub uid: u32,
+    /// Group, as the image's users see it.
+    pub gid: u32,
+    /// Whole seconds since 1970, UTC.
+    pub mtime: i64,
+    /// Extended attributes that belong to the image, sorted by name; in layers that strata makes only `security.capability`
+    /// (in its second form, without a root id).
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What an entry is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A regular file.
+    File {
+        /// Its length.
+        size_bytes: u64,
+        /// The SHA-256 of its content; known in a finished table of contents.
+        content: Option<Digest>,
+    },
+    /// A directory.
+    Directory {
+        /// Whether it hides what lower layers have in it (opaque OCI whiteout, overlay opaque directory).
+        opaque: bool,
+        /// Whether the layer has no header for it: it was made as a parent, and leans on the layers below.
+        implied: bool,
+    },
+    /// A symbolic link; the target is whatever bytes it holds.
+    Symlink {
+        /// Its target, as is.
+        target: Vec<u8>,
+    },
+    /// Another name of a file of the same layer (or, in layers of others, of one below).
+    HardLink {
+        /// The path of the first name, clean.
+        target: Vec<u8>,
+    },
+    /// A character device.
+    CharDevice {
+        /// Its number.
+        major: u32,
+        /// Its number.
+        minor: u32,
+    },
+    /// A block device.
+    BlockDevice {
+        /// Its number.
+        major: u32,
+        /// Its number.
+        minor: u32,
+    },
+    /// A named pipe.
+    Fifo,
+    /// The path is gone, with everything in it.
+    Whiteout,
+}
+
+/// An entry and where its content is.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// What the layer will say.
+    pub entry: Entry,
+    /// A regular file's bytes; [`Source::None`] for anything else.
+    pub source: Source,
+}
+
+/// Where a file's bytes are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// There are none.
+    None,
+    /// A file below a directory; the path is resolved without following links and without leaving `root`.
+    File {
+        /// The directory.
+        root: Arc<OwnedFd>,
+        /// The path below it.
+        path: Vec<u8>,
+    },
+    /// In memory.
+    Bytes(Arc<[u8]>),
+}
+
+/// The order of tables and tars: by components, so that a directory is followed by all that is in it.
+pub fn path_order(a: &[u8], b: &[u8]) -> Ordering {
+    // A slash sorts before every other byte; everything else compares as bytes.
+    let key = |c: &u8| if *c == b'/' { 0u16 } else { u16::from(*c) + 1 };
+    a.iter().map(key).cmp(b.iter().map(key))
+}
+
+impl Entry {
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        matches!(self.kind, Kind::Directory { .. })
+    }
+
+    /// The part after the last slash.
+    pub fn name(&self) -> &[u8] {
+        self.path.rsplit(|c| *c == b'/').next().unwrap_or_default()
+    }
+
+    /// The directory it is in; `None` for the root.
+    pub fn parent(&self) -> Option<&[u8]> {
+        parent(&self.path)
+    }
+}
+
+/// The directory a path is in; `None` for the root.
+pub fn parent(path: &[u8]) -> Option<&[u8]> {
+    if path.is_empty() {
+        return None;
+    }
+    Some(path.iter().rposition(|c| *c == b'/').map_or(&[], |at| &path[..at]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_followed_by_its_content() {
+        let mut paths: Vec<&[u8]> = vec![b"a-b", b"a/b", b"a", b"", b"a/b/c", b"a!", b"b", b"a/b-c"];
+        paths.sort_by(|a, b| path_order(a, b));
+        let want: Vec<&[u8]> = vec![b"", b"a", b"a/b", b"a/b/c", b"a/b-c", b"a!", b"a-b", b"b"];
+        assert_eq!(paths, want);
+    }
+}

@@ -1,0 +1,36 @@
+//! Changesets: what a layer holds, as streams and as trees.
+//!
+//! For: reading and writing layer tars (image-spec layer.md), compressing and inflating them, unpacking one into an overlay
+//! lower directory, finding what an overlay upper directory changed, and the table of contents that answers questions about
+//! a layer without opening it again.
+//!
+//! Concepts: an [`Entry`] is one path with its metadata; a [`Toc`] is a layer's entries, sorted by [`entry::path_order`]; a
+//! [`Stack`] is what several tables say together, resolved as the kernel resolves an overlay; a [`Change`] is an entry and
+//! where its bytes are; [`pack`] turns changes into a tar, its diffID, a compressed blob and a `Toc` in one pass.
+//!
+//! Invariants: paths are bytes, relative, without `.`, `..`, empty parts or a slash at either end (the root is the empty
+//! path); equal changes give equal bytes, whatever the clock, locale, umask, thread count, directory order or user; nothing
+//! is ever written, read or followed outside the root it was told, whatever a tar or a tree holds.
+//!
+//! Concurrency: a `Toc` is immutable and shared; packing and unpacking use threads of their own, bounded, and give the same
+//! bytes for any number of them.
+//!
+//! Does not know registries, names or builds, and mounts nothing.
+
+pub mod compress;
+pub mod diff;
+pub mod entry;
+pub mod pack;
+pub mod root;
+pub mod stack;
+pub mod tar;
+pub mod toc;
+pub mod unpack;
+
+pub use compress::{Compression, Level};
+pub use diff::diff;
+pub use entry::{Change, Entry, Kind, Meta, Source};
+pub use pack::{PackOptions, Packed, pack};
+pub use stack::{Found, Stack};
+pub use toc::Toc;
+pub use unpack::{Ownership, UnpackOptions, Unpacked, unpack};

@@ -1,0 +1,45 @@
+//! strata builds OCI images from Dockerfiles and keeps them in a layered, content-addressed store.
+//!
+//! ```text
+//! Dockerfile text
+//!   │ dockerfile::lexer        logical lines, each with its span
+//!   │ dockerfile::parser       typed instructions, words still unexpanded
+//!   ▼
+//! plan::lower                  ARG/ENV scopes applied, bases resolved, unreachable stages dropped
+//!   ▼
+//! plan::Graph                  vertices and edges; pure data
+//!   ▼
+//! build::schedule              ready vertices in parallel; equal vertices once
+//!   │ build::key               cache key ──hit──► store::cache ► committed layer
+//!   │ build::run, build::copy  on a miss: a sandbox over an overlay, or a file copy
+//!   ▼
+//! build::commit                layer::diff ► layer::pack ► layer::blob   while the next step runs
+//!   ▼
+//! build::assemble              config, history, manifest ► blobs and a name in the store
+//!   ▼
+//! image::copy                  store ► image layout | archive | registry, and back
+//!
+//! store ──read only──► inspect ► report (plain data) ► cli renders text or JSON
+//! ```
+//!
+//! A room imports only rooms on lower floors; `tests/` holds the sources against that table:
+//!
+//! | floor | rooms |
+//! |---|---|
+//! | 0 | [`oci`], [`dockerfile`], [`sandbox`] |
+//! | 1 | [`layer`], [`plan`] |
+//! | 2 | [`image`] |
+//! | 3 | [`registry`], [`store`] |
+//! | 4 | [`build`], [`inspect`] |
+//! | 5 | `cli`, a module of the binary |
+
+pub mod build;
+pub mod dockerfile;
+pub mod image;
+pub mod inspect;
+pub mod layer;
+pub mod oci;
+pub mod plan;
+pub mod registry;
+pub mod sandbox;
+pub mod store;

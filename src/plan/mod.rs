@@ -1,0 +1,19 @@
+//! From stages and arguments to a graph of what to do.
+//!
+//! For: everything of a build that can be decided without touching a file: scopes of ARG and ENV, expansion, bases,
+//! ONBUILD triggers, which stages the target needs, what each instruction reads, the final configuration and its history.
+//!
+//! Invariants: a [`Graph`] is pure data, in topological order (a vertex's inputs come before it); vertices that do the same
+//! to the same inputs are one vertex, whichever platform asks for them; no clock and no host name is in it.
+//!
+//! The one effect it needs, an image's configuration by reference, is the trait [`Resolve`].
+//!
+//! Does no I/O of its own, runs nothing, and knows no cache.
+
+pub mod graph;
+mod lower;
+mod options;
+
+pub use graph::{Graph, Op, Origin, Output, Vertex, VertexId};
+pub use lower::{PlanError, lower};
+pub use options::{NamedContext, Options, Resolve, ResolveError, ResolvedImage};

@@ -1,0 +1,21 @@
+//! The distribution protocol: images from and to registries.
+//!
+//! For: a client for distribution-spec 1.1 ([`Client`]), its authentication (basic, bearer tokens, credential files and
+//! helpers), and registries as a [`crate::image::Source`] and a [`crate::image::Sink`].
+//!
+//! Invariants: every body is bounded, and verified against its digest while it streams; a credential goes to the host it is
+//! for and is in no message, log or error; an answer of a registry is data to be checked, never trusted for its length, its
+//! type or its redirects.
+//!
+//! Concurrency: one client serves many threads and keeps its connections and tokens; blocking, no async runtime.
+//!
+//! Knows no store and no build.
+
+mod auth;
+mod client;
+pub mod credentials;
+mod remote;
+
+pub use client::{Client, ClientOptions, RegistryError};
+pub use credentials::{Credential, Credentials};
+pub use remote::{Remote, RemoteOptions};
