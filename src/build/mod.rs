@@ -17,3 +17,7 @@
 //! in others; a commit works while the next step runs.
 //!
 //! Emits [`Event`]s and never prints. Reaches registries only through the traits it is given.
+
+pub mod event;
+
+pub use event::{Event, EventKind, Events, StepId};

@@ -13,13 +13,6 @@
 
 pub mod ast;
 pub mod diagnostic;
-pub mod glob;
-pub mod ignore;
-mod lexer;
-pub mod lint;
-mod parser;
-pub mod words;
 
 pub use ast::{Dockerfile, Instruction, Span, Stage, Statement, Word};
 pub use diagnostic::{Diagnostic, Severity};
-pub use parser::{parse, parse_trigger};

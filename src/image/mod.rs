@@ -12,14 +12,8 @@
 //!
 //! Knows no network protocol and no store.
 
-pub mod archive;
-mod copy;
-pub mod layout;
-mod select;
 mod transport;
 mod verify;
 
-pub use copy::{CopyError, CopyOptions, Copied, NoProgress, Progress, copy};
-pub use select::{Selection, select};
 pub use transport::{ImageError, Put, Sink, Source};
 pub use verify::{VerifyError, VerifyReader, read_verified};

@@ -79,7 +79,11 @@ pub trait Sink: Sync {
 
     /// Makes the blob present without its bytes if that can be done: it is there, or `origin` (host/repository on the same
     /// registry) has it. `None`: send the bytes.
-    fn reuse(&self, descriptor: &Descriptor, origin: Option<&Reference>) -> Result<Option<Put>, ImageError>;
+    fn reuse(
+        &self,
+        descriptor: &Descriptor,
+        origin: Option<&Reference>,
+    ) -> Result<Option<Put>, ImageError>;
 
     /// Stores a blob. `Ok` means: all bytes matched the descriptor and are there (durable after [`Sink::finish`]).
     /// `open` gives the bytes from the start, and may be called again for another try.

@@ -134,7 +134,11 @@ pub fn parent(path: &[u8]) -> Option<&[u8]> {
     if path.is_empty() {
         return None;
     }
-    Some(path.iter().rposition(|c| *c == b'/').map_or(&[], |at| &path[..at]))
+    Some(
+        path.iter()
+            .rposition(|c| *c == b'/')
+            .map_or(&[], |at| &path[..at]),
+    )
 }
 
 #[cfg(test)]
@@ -143,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_directory_is_followed_by_its_content() {
-        let mut paths: Vec<&[u8]> = vec![b"a-b", b"a/b", b"a", b"", b"a/b/c", b"a!", b"b", b"a/b-c"];
+        let mut paths: Vec<&[u8]> =
+            vec![b"a-b", b"a/b", b"a", b"", b"a/b/c", b"a!", b"b", b"a/b-c"];
         paths.sort_by(|a, b| path_order(a, b));
         let want: Vec<&[u8]> = vec![b"", b"a", b"a/b", b"a/b/c", b"a/b-c", b"a!", b"a-b", b"b"];
         assert_eq!(paths, want);

@@ -17,20 +17,6 @@
 //!
 //! Does not know registries, names or builds, and mounts nothing.
 
-pub mod compress;
-pub mod diff;
 pub mod entry;
-pub mod pack;
-pub mod root;
-pub mod stack;
-pub mod tar;
-pub mod toc;
-pub mod unpack;
 
-pub use compress::{Compression, Level};
-pub use diff::diff;
 pub use entry::{Change, Entry, Kind, Meta, Source};
-pub use pack::{PackOptions, Packed, pack};
-pub use stack::{Found, Stack};
-pub use toc::Toc;
-pub use unpack::{Ownership, UnpackOptions, Unpacked, unpack};

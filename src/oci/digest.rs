@@ -50,7 +50,9 @@ pub enum DigestError {
     #[error("unsupported digest algorithm in {0:?}: expected sha256 or sha512")]
     Algorithm(String),
     /// Wrong length, or characters other than 0-9a-f.
-    #[error("invalid digest {text:?}: expected {expected} lower-case hexadecimal digits after {algorithm}:")]
+    #[error(
+        "invalid digest {text:?}: expected {expected} lower-case hexadecimal digits after {algorithm}:"
+    )]
     Hex {
         /// What was given.
         text: String,
@@ -73,7 +75,10 @@ impl Digest {
     pub fn from_sha256(sum: [u8; 32]) -> Digest {
         let mut bytes = [0; 64];
         bytes[..32].copy_from_slice(&sum);
-        Digest { algorithm: Algorithm::Sha256, bytes }
+        Digest {
+            algorithm: Algorithm::Sha256,
+            bytes,
+        }
     }
 
     /// Which algorithm made it.
@@ -99,7 +104,11 @@ impl Digest {
 
 fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
+    bytes
+        .iter()
+        .flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]])
+        .map(char::from)
+        .collect()
 }
 
 impl fmt::Display for Digest {
@@ -118,7 +127,9 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Digest, DigestError> {
-        let (name, hex) = text.split_once(':').ok_or_else(|| DigestError::Form(text.to_owned()))?;
+        let (name, hex) = text
+            .split_once(':')
+            .ok_or_else(|| DigestError::Form(text.to_owned()))?;
         let algorithm = match name {
             "sha256" => Algorithm::Sha256,
             "sha512" => Algorithm::Sha512,
@@ -126,7 +137,11 @@ impl FromStr for Digest {
             _ => return Err(DigestError::Algorithm(text.to_owned())),
         };
         let expected = algorithm.len_bytes() * 2;
-        let bad = || DigestError::Hex { text: text.to_owned(), algorithm: algorithm.name(), expected };
+        let bad = || DigestError::Hex {
+            text: text.to_owned(),
+            algorithm: algorithm.name(),
+            expected,
+        };
         if hex.len() != expected {
             return Err(bad());
         }
@@ -151,7 +166,9 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -246,7 +263,10 @@ impl ChainId {
     /// The chainID of a stack given bottom first; `None` for an empty stack.
     pub fn of(layers: &[DiffId]) -> Option<ChainId> {
         let (first, rest) = layers.split_first()?;
-        Some(rest.iter().fold(ChainId(first.0), |below, layer| below.push(*layer)))
+        Some(
+            rest.iter()
+                .fold(ChainId(first.0), |below, layer| below.push(*layer)),
+        )
     }
 
     /// The chainID after `layer` is put on top.
@@ -265,7 +285,17 @@ mod tests {
         assert_eq!(ok.parse::<Digest>().unwrap().to_string(), ok);
         let long = format!("sha512:{}", "0f".repeat(64));
         assert_eq!(long.parse::<Digest>().unwrap().to_string(), long);
-        for bad in ["", "sha256", "sha256:", ":00", "md5:00", &ok[..70], &format!("{ok}0"), &ok.to_uppercase(), &ok.replace('a', "g")] {
+        for bad in [
+            "",
+            "sha256",
+            "sha256:",
+            ":00",
+            "md5:00",
+            &ok[..70],
+            &format!("{ok}0"),
+            &ok.to_uppercase(),
+            &ok.replace('a', "g"),
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }
@@ -283,6 +313,9 @@ mod tests {
         let b = DiffId(Digest::of(b"b"));
         assert_eq!(ChainId::of(&[]), None);
         assert_eq!(ChainId::of(&[a]), Some(ChainId(a.0)));
-        assert_eq!(ChainId::of(&[a, b]), Some(ChainId(Digest::of(format!("{a} {b}").as_bytes()))));
+        assert_eq!(
+            ChainId::of(&[a, b]),
+            Some(ChainId(Digest::of(format!("{a} {b}").as_bytes())))
+        );
     }
 }

@@ -37,17 +37,50 @@ pub enum MediaType {
 }
 
 const MEDIA_TYPES: [(MediaType, &str); 11] = [
-    (MediaType::OciManifest, "application/vnd.oci.image.manifest.v1+json"),
-    (MediaType::OciIndex, "application/vnd.oci.image.index.v1+json"),
-    (MediaType::OciConfig, "application/vnd.oci.image.config.v1+json"),
-    (MediaType::OciLayer, "application/vnd.oci.image.layer.v1.tar"),
-    (MediaType::OciLayerGzip, "application/vnd.oci.image.layer.v1.tar+gzip"),
-    (MediaType::OciLayerZstd, "application/vnd.oci.image.layer.v1.tar+zstd"),
-    (MediaType::DockerManifest, "application/vnd.docker.distribution.manifest.v2+json"),
-    (MediaType::DockerManifestList, "application/vnd.docker.distribution.manifest.list.v2+json"),
-    (MediaType::DockerConfig, "application/vnd.docker.container.image.v1+json"),
-    (MediaType::DockerLayer, "application/vnd.docker.image.rootfs.diff.tar"),
-    (MediaType::DockerLayerGzip, "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+    (
+        MediaType::OciManifest,
+        "application/vnd.oci.image.manifest.v1+json",
+    ),
+    (
+        MediaType::OciIndex,
+        "application/vnd.oci.image.index.v1+json",
+    ),
+    (
+        MediaType::OciConfig,
+        "application/vnd.oci.image.config.v1+json",
+    ),
+    (
+        MediaType::OciLayer,
+        "application/vnd.oci.image.layer.v1.tar",
+    ),
+    (
+        MediaType::OciLayerGzip,
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+    ),
+    (
+        MediaType::OciLayerZstd,
+        "application/vnd.oci.image.layer.v1.tar+zstd",
+    ),
+    (
+        MediaType::DockerManifest,
+        "application/vnd.docker.distribution.manifest.v2+json",
+    ),
+    (
+        MediaType::DockerManifestList,
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    ),
+    (
+        MediaType::DockerConfig,
+        "application/vnd.docker.container.image.v1+json",
+    ),
+    (
+        MediaType::DockerLayer,
+        "application/vnd.docker.image.rootfs.diff.tar",
+    ),
+    (
+        MediaType::DockerLayerGzip,
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    ),
 ];
 
 impl MediaType {
@@ -55,7 +88,10 @@ impl MediaType {
     pub fn as_str(&self) -> &str {
         match self {
             MediaType::Other(text) => text,
-            known => MEDIA_TYPES.iter().find(|(m, _)| m == known).map_or("", |(_, text)| text),
+            known => MEDIA_TYPES
+                .iter()
+                .find(|(m, _)| m == known)
+                .map_or("", |(_, text)| text),
         }
     }
 
@@ -114,7 +150,11 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Free key/value pairs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub annotations: BTreeMap<String, String>,
     /// The content itself in base64, if embedded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,7 +163,11 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
     /// What kind of artifact it is.
-    #[serde(rename = "artifactType", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "artifactType",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub artifact_type: Option<String>,
 }
 
@@ -131,7 +175,9 @@ fn unknown_media_type() -> MediaType {
     MediaType::Other(String::new())
 }
 
-fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -166,7 +212,11 @@ pub struct Manifest {
     #[serde(rename = "mediaType", default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<MediaType>,
     /// What kind of artifact it is, where the config does not say.
-    #[serde(rename = "artifactType", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "artifactType",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub artifact_type: Option<String>,
     /// The configuration; its digest is the image ID.
     pub config: Descriptor,
@@ -177,7 +227,11 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Free key/value pairs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -191,7 +245,11 @@ pub struct Index {
     #[serde(rename = "mediaType", default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<MediaType>,
     /// What kind of artifact it is.
-    #[serde(rename = "artifactType", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "artifactType",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub artifact_type: Option<String>,
     /// The manifests, in order.
     #[serde(deserialize_with = "null_is_default")]
@@ -200,7 +258,11 @@ pub struct Index {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Free key/value pairs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -211,7 +273,9 @@ pub enum ManifestError {
     #[error("malformed manifest")]
     Json(#[source] serde_json::Error),
     /// Docker's first schema, which has neither a config nor diffIDs.
-    #[error("unsupported manifest schema version {0}: expected 2; push the image again with a current client")]
+    #[error(
+        "unsupported manifest schema version {0}: expected 2; push the image again with a current client"
+    )]
     Schema(u64),
     /// A document of another kind, or one that claims to be both kinds.
     #[error("not an image manifest or index: media type {0:?}")]
@@ -244,7 +308,15 @@ impl Document {
         if shape.schema_version != 2 {
             return Err(ManifestError::Schema(shape.schema_version));
         }
-        let kind = || ManifestError::Kind(shape.media_type.as_ref().map(|m| m.to_string()).unwrap_or_default());
+        let kind = || {
+            ManifestError::Kind(
+                shape
+                    .media_type
+                    .as_ref()
+                    .map(|m| m.to_string())
+                    .unwrap_or_default(),
+            )
+        };
         let single = shape.config.is_some() || shape.layers.is_some();
         // A document with both shapes can mean two images to two readers (CVE-2021-41190): refused.
         let index = match &shape.media_type {
@@ -255,9 +327,13 @@ impl Document {
             None => shape.manifests.is_some(),
         };
         if index {
-            serde_json::from_slice(bytes).map(Document::Index).map_err(ManifestError::Json)
+            serde_json::from_slice(bytes)
+                .map(Document::Index)
+                .map_err(ManifestError::Json)
         } else {
-            serde_json::from_slice(bytes).map(Document::Manifest).map_err(ManifestError::Json)
+            serde_json::from_slice(bytes)
+                .map(Document::Manifest)
+                .map_err(ManifestError::Json)
         }
     }
 }
@@ -279,19 +355,26 @@ mod tests {
              \"mediaType\": \"application/vnd.oci.image.config.v1+json\",\n    \"digest\": \"{d}\",\n    \"size\": 1\n  }},\n  \
              \"layers\": []\n}}"
         );
-        let Document::Manifest(manifest) = Document::parse(text.as_bytes()).unwrap() else { panic!("not a manifest") };
+        let Document::Manifest(manifest) = Document::parse(text.as_bytes()).unwrap() else {
+            panic!("not a manifest")
+        };
         assert_eq!(String::from_utf8(to_pretty_json(&manifest)).unwrap(), text);
     }
 
     #[test]
     fn ambiguous_and_foreign_documents_are_refused() {
-        let desc = format!("{{\"mediaType\":\"x\",\"digest\":\"{}\",\"size\":1}}", Digest::of(b"x"));
+        let desc = format!(
+            "{{\"mediaType\":\"x\",\"digest\":\"{}\",\"size\":1}}",
+            Digest::of(b"x")
+        );
         for bad in [
             "[]".to_owned(),
             "{\"schemaVersion\":1}".to_owned(),
             format!("{{\"schemaVersion\":2,\"config\":{desc},\"layers\":[],\"manifests\":[]}}"),
             "{\"schemaVersion\":2,\"mediaType\":\"text/plain\"}".to_owned(),
-            format!("{{\"schemaVersion\":2,\"config\":{desc},\"layers\":[{{\"digest\":\"sha256:0\"}}]}}"),
+            format!(
+                "{{\"schemaVersion\":2,\"config\":{desc},\"layers\":[{{\"digest\":\"sha256:0\"}}]}}"
+            ),
         ] {
             assert!(Document::parse(bad.as_bytes()).is_err(), "{bad}");
         }
@@ -306,10 +389,22 @@ mod tests {
             config: Descriptor::of(MediaType::OciConfig, b"{}"),
             layers: vec![Descriptor::of(MediaType::OciLayerZstd, b"layer")],
             subject: None,
-            annotations: [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())].into(),
+            annotations: [
+                ("b".to_owned(), "2".to_owned()),
+                ("a".to_owned(), "1".to_owned()),
+            ]
+            .into(),
         };
-        let read = oci_spec::image::ImageManifest::from_reader(to_pretty_json(&manifest).as_slice()).unwrap();
-        assert_eq!(read.layers()[0].digest().to_string(), manifest.layers[0].digest.to_string());
-        assert_eq!(read.layers()[0].media_type(), &oci_spec::image::MediaType::ImageLayerZstd);
+        let read =
+            oci_spec::image::ImageManifest::from_reader(to_pretty_json(&manifest).as_slice())
+                .unwrap();
+        assert_eq!(
+            read.layers()[0].digest().to_string(),
+            manifest.layers[0].digest.to_string()
+        );
+        assert_eq!(
+            read.layers()[0].media_type(),
+            &oci_spec::image::MediaType::ImageLayerZstd
+        );
     }
 }

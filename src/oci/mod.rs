@@ -20,6 +20,8 @@ mod reference;
 
 pub use config::{Config, Empty, Healthcheck, History, ImageConfig, RootFs};
 pub use digest::{Algorithm, ChainId, DiffId, Digest, DigestError, Hasher};
-pub use manifest::{Descriptor, Document, Index, Manifest, ManifestError, MediaType, to_pretty_json};
+pub use manifest::{
+    Descriptor, Document, Index, Manifest, ManifestError, MediaType, to_pretty_json,
+};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};

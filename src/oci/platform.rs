@@ -13,7 +13,11 @@ pub struct Platform {
     /// The operating system, a GOOS value.
     pub os: String,
     /// The version of a Windows image.
-    #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "os.version",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub os_version: Option<String>,
     /// Features the operating system must have.
     #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
@@ -25,14 +29,22 @@ pub struct Platform {
 
 /// Why a text is no platform.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("invalid platform {0:?}: expected OS[/ARCH[/VARIANT]], for example linux/amd64 or linux/arm/v7")]
+#[error(
+    "invalid platform {0:?}: expected OS[/ARCH[/VARIANT]], for example linux/amd64 or linux/arm/v7"
+)]
 pub struct PlatformError(pub String);
 
 impl Platform {
     /// A platform of `os` and `architecture`, normalised.
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Platform {
         let (architecture, variant) = normalise(architecture, variant.unwrap_or_default());
-        Platform { architecture, os: os.to_ascii_lowercase(), os_version: None, os_features: Vec::new(), variant }
+        Platform {
+            architecture,
+            os: os.to_ascii_lowercase(),
+            os_version: None,
+            os_features: Vec::new(),
+            variant,
+        }
     }
 
     /// The platform strata runs on.
@@ -46,10 +58,17 @@ impl Platform {
         if self.os != wanted.os || self.architecture != wanted.architecture {
             return None;
         }
-        if self.os_version.is_some() && wanted.os_version.is_some() && self.os_version != wanted.os_version {
+        if self.os_version.is_some()
+            && wanted.os_version.is_some()
+            && self.os_version != wanted.os_version
+        {
             return None;
         }
-        let level = |v: &Option<String>| v.as_deref().and_then(|v| v.strip_prefix('v')).and_then(|v| v.parse::<u32>().ok());
+        let level = |v: &Option<String>| {
+            v.as_deref()
+                .and_then(|v| v.strip_prefix('v'))
+                .and_then(|v| v.parse::<u32>().ok())
+        };
         match (level(&self.variant), level(&wanted.variant)) {
             (have, want) if have == want => Some(u32::MAX),
             (Some(have), Some(want)) if have < want => Some(have + 1),
@@ -79,7 +98,10 @@ fn normalise(architecture: &str, variant: &str) -> (String, Option<String>) {
         ("powerpc64le", v) => ("ppc64le", v),
         (a, v) => (a, v),
     };
-    (architecture.to_owned(), (!variant.is_empty()).then(|| variant.to_owned()))
+    (
+        architecture.to_owned(),
+        (!variant.is_empty()).then(|| variant.to_owned()),
+    )
 }
 
 impl fmt::Display for Platform {
@@ -95,7 +117,11 @@ impl FromStr for Platform {
     /// `linux/amd64`, `linux/arm/v7`, `arm64` (on linux), `linux` (on this architecture), `local`.
     fn from_str(text: &str) -> Result<Platform, PlatformError> {
         let bad = || PlatformError(text.to_owned());
-        let fine = |p: &&str| !p.is_empty() && p.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.'));
+        let fine = |p: &&str| {
+            !p.is_empty()
+                && p.bytes()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.'))
+        };
         if text == "local" {
             return Ok(Platform::host());
         }
@@ -104,16 +130,58 @@ impl FromStr for Platform {
             return Err(bad());
         }
         const SYSTEMS: [&str; 12] = [
-            "aix", "android", "darwin", "dragonfly", "freebsd", "illumos", "js", "linux", "netbsd", "openbsd", "solaris", "windows",
+            "aix",
+            "android",
+            "darwin",
+            "dragonfly",
+            "freebsd",
+            "illumos",
+            "js",
+            "linux",
+            "netbsd",
+            "openbsd",
+            "solaris",
+            "windows",
         ];
         const ARCHITECTURES: [&str; 30] = [
-            "386", "aarch64", "amd64", "arm", "arm64", "armbe", "armel", "armhf", "i386", "i686", "loong64", "mips", "mips64",
-            "mips64le", "mipsle", "powerpc64", "powerpc64le", "ppc64", "ppc64le", "riscv", "riscv64", "s390", "s390x", "sparc",
-            "sparc64", "wasm", "x86", "x86-64", "x86_64", "any",
+            "386",
+            "aarch64",
+            "amd64",
+            "arm",
+            "arm64",
+            "armbe",
+            "armel",
+            "armhf",
+            "i386",
+            "i686",
+            "loong64",
+            "mips",
+            "mips64",
+            "mips64le",
+            "mipsle",
+            "powerpc64",
+            "powerpc64le",
+            "ppc64",
+            "ppc64le",
+            "riscv",
+            "riscv64",
+            "s390",
+            "s390x",
+            "sparc",
+            "sparc64",
+            "wasm",
+            "x86",
+            "x86-64",
+            "x86_64",
+            "any",
         ];
         match parts[..] {
-            [one] if SYSTEMS.contains(&one.to_ascii_lowercase().as_str()) => Ok(Platform::new(one, std::env::consts::ARCH, None)),
-            [one] if ARCHITECTURES.contains(&one.to_ascii_lowercase().as_str()) => Ok(Platform::new("linux", one, None)),
+            [one] if SYSTEMS.contains(&one.to_ascii_lowercase().as_str()) => {
+                Ok(Platform::new(one, std::env::consts::ARCH, None))
+            }
+            [one] if ARCHITECTURES.contains(&one.to_ascii_lowercase().as_str()) => {
+                Ok(Platform::new("linux", one, None))
+            }
             [os, arch] => Ok(Platform::new(os, arch, None)),
             [os, arch, variant] => Ok(Platform::new(os, arch, Some(variant))),
             _ => Err(bad()),
@@ -138,7 +206,11 @@ mod tests {
             ("Linux/AMD64", "linux/amd64"),
             ("windows/amd64", "windows/amd64"),
         ] {
-            assert_eq!(text.parse::<Platform>().unwrap().to_string(), want, "{text}");
+            assert_eq!(
+                text.parse::<Platform>().unwrap().to_string(),
+                want,
+                "{text}"
+            );
         }
         for bad in ["", "/", "linux/", "lin/ux/a/b", "linux/am d64", "nothing"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
@@ -150,7 +222,10 @@ mod tests {
         let p = |t: &str| t.parse::<Platform>().unwrap();
         assert!(p("linux/arm/v6").serves(&p("linux/arm/v7")).is_some());
         assert!(p("linux/arm/v7").serves(&p("linux/arm/v6")).is_none());
-        assert!(p("linux/arm/v7").serves(&p("linux/arm/v7")) > p("linux/arm/v6").serves(&p("linux/arm/v7")));
+        assert!(
+            p("linux/arm/v7").serves(&p("linux/arm/v7"))
+                > p("linux/arm/v6").serves(&p("linux/arm/v7"))
+        );
         assert!(p("linux/arm64").serves(&p("linux/amd64")).is_none());
     }
 }

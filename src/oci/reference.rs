@@ -52,7 +52,9 @@ pub enum ReferenceError {
         source: DigestError,
     },
     /// Longer than registries accept.
-    #[error("invalid reference format: repository name must not be longer than 255 characters: {0:?}")]
+    #[error(
+        "invalid reference format: repository name must not be longer than 255 characters: {0:?}"
+    )]
     TooLong(String),
 }
 
@@ -79,13 +81,21 @@ impl Reference {
 
     /// The same repository, at `digest` and without a tag.
     pub fn with_digest(&self, digest: Digest) -> Reference {
-        Reference { tag: None, digest: Some(digest), ..self.clone() }
+        Reference {
+            tag: None,
+            digest: Some(digest),
+            ..self.clone()
+        }
     }
 
     /// The same repository, at `tag` and without a digest; the tag is checked.
     pub fn with_tag(&self, tag: &str) -> Result<Reference, ReferenceError> {
         check_tag(tag, tag)?;
-        Ok(Reference { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
+        Ok(Reference {
+            tag: Some(tag.to_owned()),
+            digest: None,
+            ..self.clone()
+        })
     }
 
     /// The name as docker shows it: without `docker.io/` and `library/`.
@@ -100,7 +110,12 @@ impl Reference {
 
     /// [`Reference::familiar`] without tag and digest.
     pub fn familiar_name(&self) -> String {
-        Reference { tag: None, digest: None, ..self.clone() }.familiar()
+        Reference {
+            tag: None,
+            digest: None,
+            ..self.clone()
+        }
+        .familiar()
     }
 }
 
@@ -109,20 +124,39 @@ fn check_tag(tag: &str, text: &str) -> Result<(), ReferenceError> {
     let fine = tag.len() <= 128
         && tag.bytes().next().is_some_and(word)
         && tag.bytes().all(|c| word(c) || matches!(c, b'.' | b'-'));
-    if fine { Ok(()) } else { Err(ReferenceError::Form { what: "a tag has 1 to 128 of [A-Za-z0-9_.-]", text: text.to_owned() }) }
+    if fine {
+        Ok(())
+    } else {
+        Err(ReferenceError::Form {
+            what: "a tag has 1 to 128 of [A-Za-z0-9_.-]",
+            text: text.to_owned(),
+        })
+    }
 }
 
 fn check_registry(registry: &str, text: &str) -> Result<(), ReferenceError> {
-    let bad = |what| ReferenceError::Form { what, text: text.to_owned() };
+    let bad = |what| ReferenceError::Form {
+        what,
+        text: text.to_owned(),
+    };
     let (host, port) = match registry.strip_prefix('[') {
         Some(rest) => {
-            let (host, after) = rest.split_once(']').ok_or_else(|| bad("an address without its closing bracket"))?;
+            let (host, after) = rest
+                .split_once(']')
+                .ok_or_else(|| bad("an address without its closing bracket"))?;
             if host.is_empty() || !host.bytes().all(|c| c.is_ascii_hexdigit() || c == b':') {
                 return Err(bad("a malformed address"));
             }
-            ("", after.strip_prefix(':').or_else(|| if after.is_empty() { None } else { Some("") }))
+            (
+                "",
+                after
+                    .strip_prefix(':')
+                    .or_else(|| if after.is_empty() { None } else { Some("") }),
+            )
         }
-        None => registry.split_once(':').map_or((registry, None), |(h, p)| (h, Some(p))),
+        None => registry
+            .split_once(':')
+            .map_or((registry, None), |(h, p)| (h, Some(p))),
     };
     if port.is_some_and(|p| p.is_empty() || p.len() > 5 || !p.bytes().all(|c| c.is_ascii_digit())) {
         return Err(bad("a malformed port"));
@@ -133,12 +167,18 @@ fn check_registry(registry: &str, text: &str) -> Result<(), ReferenceError> {
             && !l.starts_with('-')
             && !l.ends_with('-')
     };
-    if registry.starts_with('[') || host.split('.').all(label) { Ok(()) } else { Err(bad("a malformed registry host")) }
+    if registry.starts_with('[') || host.split('.').all(label) {
+        Ok(())
+    } else {
+        Err(bad("a malformed registry host"))
+    }
 }
 
 fn check_repository(repository: &str, text: &str) -> Result<(), ReferenceError> {
     if repository.bytes().any(|c| c.is_ascii_uppercase()) {
-        return Err(ReferenceError::Uppercase { name: repository.to_owned() });
+        return Err(ReferenceError::Uppercase {
+            name: repository.to_owned(),
+        });
     }
     // path-component := alpha-numeric [ (. | _ | __ | -*) alpha-numeric ]*
     let component = |part: &str| {
@@ -154,7 +194,10 @@ fn check_repository(repository: &str, text: &str) -> Result<(), ReferenceError> 
     if repository.split('/').all(component) {
         Ok(())
     } else {
-        Err(ReferenceError::Form { what: "a malformed repository name", text: text.to_owned() })
+        Err(ReferenceError::Form {
+            what: "a malformed repository name",
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -167,7 +210,10 @@ impl FromStr for Reference {
         }
         let (name, digest) = match text.split_once('@') {
             Some((name, digest)) => {
-                let digest = digest.parse().map_err(|source| ReferenceError::Digest { text: text.to_owned(), source })?;
+                let digest = digest.parse().map_err(|source| ReferenceError::Digest {
+                    text: text.to_owned(),
+                    source,
+                })?;
                 (name, Some(digest))
             }
             None => (text, None),
@@ -183,23 +229,39 @@ impl FromStr for Reference {
         // What comes before the first slash is a host only if it looks like one: docker's rule.
         let (registry, repository) = match name.split_once('/') {
             Some((first, rest))
-                if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|c| c.is_ascii_uppercase()) =>
+                if first.contains(['.', ':'])
+                    || first == "localhost"
+                    || first.bytes().any(|c| c.is_ascii_uppercase()) =>
             {
                 (first, rest.to_owned())
             }
             Some(_) => (DEFAULT_REGISTRY, name.to_owned()),
             None => (DEFAULT_REGISTRY, name.to_owned()),
         };
-        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+        let registry = if registry == "index.docker.io" {
+            DEFAULT_REGISTRY
+        } else {
+            registry
+        };
         check_registry(registry, text)?;
         check_repository(&repository, text)?;
-        let repository =
-            if registry == DEFAULT_REGISTRY && !repository.contains('/') { format!("library/{repository}") } else { repository };
+        let repository = if registry == DEFAULT_REGISTRY && !repository.contains('/') {
+            format!("library/{repository}")
+        } else {
+            repository
+        };
         if registry.len() + 1 + repository.len() > MAX_NAME_BYTES {
             return Err(ReferenceError::TooLong(text.to_owned()));
         }
-        let tag = tag.map(str::to_owned).or_else(|| digest.is_none().then(|| "latest".to_owned()));
-        Ok(Reference { registry: registry.to_owned(), repository, tag, digest })
+        let tag = tag
+            .map(str::to_owned)
+            .or_else(|| digest.is_none().then(|| "latest".to_owned()));
+        Ok(Reference {
+            registry: registry.to_owned(),
+            repository,
+            tag,
+            digest,
+        })
     }
 }
 
@@ -225,7 +287,9 @@ impl Serialize for Reference {
 
 impl<'de> Deserialize<'de> for Reference {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Reference, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -236,27 +300,74 @@ mod tests {
     #[test]
     fn parse_table() {
         for (text, full, familiar) in [
-            ("busybox", "docker.io/library/busybox:latest", "busybox:latest"),
+            (
+                "busybox",
+                "docker.io/library/busybox:latest",
+                "busybox:latest",
+            ),
             ("a/b:c", "docker.io/a/b:c", "a/b:c"),
-            ("docker.io/busybox:1", "docker.io/library/busybox:1", "busybox:1"),
-            ("index.docker.io/library/x", "docker.io/library/x:latest", "x:latest"),
+            (
+                "docker.io/busybox:1",
+                "docker.io/library/busybox:1",
+                "busybox:1",
+            ),
+            (
+                "index.docker.io/library/x",
+                "docker.io/library/x:latest",
+                "x:latest",
+            ),
             ("localhost/x", "localhost/x:latest", "localhost/x:latest"),
-            ("127.0.0.1:5000/x/y:t", "127.0.0.1:5000/x/y:t", "127.0.0.1:5000/x/y:t"),
+            (
+                "127.0.0.1:5000/x/y:t",
+                "127.0.0.1:5000/x/y:t",
+                "127.0.0.1:5000/x/y:t",
+            ),
             ("[::1]:5000/x", "[::1]:5000/x:latest", "[::1]:5000/x:latest"),
-            ("ghcr.io/a__b/c-d.e", "ghcr.io/a__b/c-d.e:latest", "ghcr.io/a__b/c-d.e:latest"),
+            (
+                "ghcr.io/a__b/c-d.e",
+                "ghcr.io/a__b/c-d.e:latest",
+                "ghcr.io/a__b/c-d.e:latest",
+            ),
         ] {
             let parsed: Reference = text.parse().unwrap();
-            assert_eq!((parsed.to_string().as_str(), parsed.familiar().as_str()), (full, familiar), "{text}");
+            assert_eq!(
+                (parsed.to_string().as_str(), parsed.familiar().as_str()),
+                (full, familiar),
+                "{text}"
+            );
         }
         let pinned = format!("x:1@sha256:{}", "0".repeat(64));
-        assert_eq!(pinned.parse::<Reference>().unwrap().to_string(), format!("docker.io/library/{pinned}"));
+        assert_eq!(
+            pinned.parse::<Reference>().unwrap().to_string(),
+            format!("docker.io/library/{pinned}")
+        );
     }
 
     #[test]
     fn refused_table() {
         for bad in [
-            "", ":", "x:", "x@", "x@sha256:12", "BusyBox", "a/B", "-x", "x-", "a//b", "a/", "/a", "a b", "x:ta g", "x@bad",
-            "a.b:99999x/c", "http://x/y", "a/../b", "x___y", "a..b", &format!("x:{}", "t".repeat(129)), &"a/".repeat(200),
+            "",
+            ":",
+            "x:",
+            "x@",
+            "x@sha256:12",
+            "BusyBox",
+            "a/B",
+            "-x",
+            "x-",
+            "a//b",
+            "a/",
+            "/a",
+            "a b",
+            "x:ta g",
+            "x@bad",
+            "a.b:99999x/c",
+            "http://x/y",
+            "a/../b",
+            "x___y",
+            "a..b",
+            &format!("x:{}", "t".repeat(129)),
+            &"a/".repeat(200),
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }

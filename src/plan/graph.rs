@@ -259,7 +259,6 @@ pub struct HistoryStep {
     pub vertex: Option<VertexId>,
 }
 
-
 impl Graph {
     /// The vertex.
     pub fn vertex(&self, id: VertexId) -> &Vertex {
@@ -284,7 +283,10 @@ impl Graph {
                 for mount in &run.mounts {
                     match mount {
                         RunMount::Bind { origin, .. } => add(origin),
-                        RunMount::Cache { from: Some((origin, _)), .. } => add(origin),
+                        RunMount::Cache {
+                            from: Some((origin, _)),
+                            ..
+                        } => add(origin),
                         _ => {}
                     }
                 }

@@ -11,9 +11,7 @@
 //! Does no I/O of its own, runs nothing, and knows no cache.
 
 pub mod graph;
-mod lower;
 mod options;
 
 pub use graph::{Graph, Op, Origin, Output, Vertex, VertexId};
-pub use lower::{PlanError, lower};
 pub use options::{NamedContext, Options, Resolve, ResolveError, ResolvedImage};

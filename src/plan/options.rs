@@ -36,8 +36,6 @@ pub struct Options {
     pub shm_size_bytes: Option<u64>,
     /// `--allow`
     pub entitlements: Vec<String>,
-    /// The `.dockerignore` patterns of the main context, for the lint rule CopyIgnoredFile.
-    pub ignore: Option<crate::dockerfile::ignore::Ignore>,
 }
 
 /// What `--build-context NAME=VALUE` points to.
@@ -87,8 +85,17 @@ pub struct ResolveError {
 /// Finds images. `Ok` means: the manifest and configuration were read and verified; layers need not be there yet.
 pub trait Resolve: Sync {
     /// An image of a registry (or of the store).
-    fn image(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, ResolveError>;
+    fn image(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<ResolvedImage, ResolveError>;
 
     /// An image of a layout on disk.
-    fn layout(&self, path: &std::path::Path, reference: Option<&str>, platform: &Platform) -> Result<ResolvedImage, ResolveError>;
+    fn layout(
+        &self,
+        path: &std::path::Path,
+        reference: Option<&str>,
+        platform: &Platform,
+    ) -> Result<ResolvedImage, ResolveError>;
 }

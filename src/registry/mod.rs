@@ -10,12 +10,3 @@
 //! Concurrency: one client serves many threads and keeps its connections and tokens; blocking, no async runtime.
 //!
 //! Knows no store and no build.
-
-mod auth;
-mod client;
-pub mod credentials;
-mod remote;
-
-pub use client::{Client, ClientOptions, RegistryError};
-pub use credentials::{Credential, Credentials};
-pub use remote::{Remote, RemoteOptions};

@@ -13,15 +13,6 @@
 //!
 //! Knows no image words (layer, config, Dockerfile). The only room with `unsafe`.
 
-pub mod cgroup;
-pub mod overlay;
-mod process;
-mod seccomp;
 pub mod spec;
-pub mod stubs;
-pub mod userns;
 
-pub use overlay::{Overlay, OverlayError};
-pub use process::{Child, SandboxError, Status, spawn};
 pub use spec::{Bind, Device, Limits, Mount, Network, Security, Spec, Stdio, Terminal};
-pub use userns::Privilege;

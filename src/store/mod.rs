@@ -26,20 +26,3 @@
 //! [`cache`] has a lock for each key, which dies with its holder.
 //!
 //! Knows no Dockerfile and no registry.
-
-pub mod blobs;
-pub mod cache;
-pub mod check;
-pub mod gc;
-pub mod layers;
-mod locks;
-pub mod mounts;
-pub mod names;
-mod sink;
-pub mod work;
-
-mod error;
-mod open;
-
-pub use error::StoreError;
-pub use open::{Store, StoreOptions};
