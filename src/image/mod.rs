@@ -12,8 +12,21 @@
 //!
 //! Knows no network protocol and no store.
 
+mod copy;
+pub mod layout;
+mod name;
+mod select;
+#[cfg(test)]
+pub(crate) mod testing;
 mod transport;
+mod tree;
+mod validate;
 mod verify;
 
+pub use copy::{Copied, CopyError, CopyOptions, Progress, Silent, copy};
+pub use name::Name;
+pub use select::{SelectError, Selection, select};
 pub use transport::{ImageError, Put, Sink, Source};
+pub use tree::{MAX_MANIFEST_BYTES, Platforms, Resolved, resolve};
+pub use validate::{ConfigError, check_config};
 pub use verify::{VerifyError, VerifyReader, read_verified};

@@ -30,6 +30,22 @@ pub enum ImageError {
     /// Bytes that are not what their descriptor says.
     #[error(transparent)]
     Verify(#[from] super::VerifyError),
+    /// A name is needed to know which image is meant.
+    #[error("{medium} holds several images ({}); say which", .names.join(", "))]
+    Ambiguous {
+        /// Where.
+        medium: String,
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A medium that is not what it is said to be.
+    #[error("{medium}: {why}")]
+    Form {
+        /// Which.
+        medium: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A document that cannot be understood.
     #[error("cannot understand {what}")]
     Document {
@@ -86,7 +102,8 @@ pub trait Sink: Sync {
     ) -> Result<Option<Put>, ImageError>;
 
     /// Stores a blob. `Ok` means: all bytes matched the descriptor and are there (durable after [`Sink::finish`]).
-    /// `open` gives the bytes from the start, and may be called again for another try.
+    /// `open` gives the bytes from the start, and may be called again for another try. Its reader has verified them, as
+    /// [`Source::blob`] does, when it reports their end: a sink reads up to there and need not hash them again.
     fn put_blob(
         &self,
         descriptor: &Descriptor,
@@ -98,6 +115,11 @@ pub trait Sink: Sync {
 
     /// Names the image. `Ok` means: the image is there under its name, whole, and stays there after a power loss.
     fn finish(&self, root: &Descriptor) -> Result<(), ImageError>;
+
+    /// Whether blobs must come one at a time, sorted by digest: a stream that cannot go back, and is to be reproducible.
+    fn ordered(&self) -> bool {
+        false
+    }
 
     /// Which digest to look for under a tag, where a sink can tell without writing.
     fn current(&self) -> Result<Option<Digest>, ImageError> {
