@@ -101,12 +101,12 @@ pub enum CopyError {
         /// Which.
         digest: Digest,
         /// The source's name.
-        from: String,
+        from: Box<str>,
         /// The sink's name.
-        to: String,
+        to: Box<str>,
         /// Why not.
         #[source]
-        source: ImageError,
+        source: Box<ImageError>,
     },
     /// The sink failed on a manifest or on the name.
     #[error("cannot write {image}")]
@@ -302,9 +302,9 @@ impl Transfer<'_> {
             }
             CopyError::Blob {
                 digest: blob.digest,
-                from: self.source.name(),
-                to: self.sink.name(),
-                source,
+                from: self.source.name().into(),
+                to: self.sink.name().into(),
+                source: Box::new(source),
             }
         };
         let reused = self

@@ -205,7 +205,7 @@ pub(super) fn failed(action: &'static str, what: &str, error: io::Error) -> Imag
         .is_some_and(|e| e.is::<super::VerifyError>())
     {
         let verify = error.into_inner().and_then(|e| e.downcast().ok());
-        return ImageError::Verify(*verify.expect("it was one a line above"));
+        return ImageError::Verify(verify.expect("it was one a line above"));
     }
     ImageError::Medium {
         action,

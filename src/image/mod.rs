@@ -12,6 +12,7 @@
 //!
 //! Knows no network protocol and no store.
 
+pub mod archive;
 mod copy;
 pub mod layout;
 mod name;

@@ -16,7 +16,7 @@ pub struct Selection<'a> {
 #[error("no match for platform {wanted} in the index: it has {}", list(.available))]
 pub struct SelectError {
     /// What was asked for.
-    pub wanted: Platform,
+    pub wanted: Box<Platform>,
     /// What there is, in the order of the index, each once.
     pub available: Vec<Platform>,
 }
@@ -62,7 +62,7 @@ pub fn select<'a>(index: &'a Index, wanted: &Platform) -> Result<Selection<'a>, 
             exact: false,
         }),
         _ => Err(SelectError {
-            wanted: wanted.clone(),
+            wanted: Box::new(wanted.clone()),
             available,
         }),
     }

@@ -29,7 +29,7 @@ pub enum ImageError {
     },
     /// Bytes that are not what their descriptor says.
     #[error(transparent)]
-    Verify(#[from] super::VerifyError),
+    Verify(Box<super::VerifyError>),
     /// A name is needed to know which image is meant.
     #[error("{medium} holds several images ({}); say which", .names.join(", "))]
     Ambiguous {
@@ -55,6 +55,12 @@ pub enum ImageError {
         #[source]
         source: crate::oci::ManifestError,
     },
+}
+
+impl From<super::VerifyError> for ImageError {
+    fn from(error: super::VerifyError) -> ImageError {
+        ImageError::Verify(Box::new(error))
+    }
 }
 
 /// A medium to read an image from.

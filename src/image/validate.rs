@@ -8,7 +8,7 @@ use crate::oci::{ImageConfig, Manifest};
 pub enum ConfigError {
     /// Bytes that are not those the manifest names.
     #[error(transparent)]
-    Verify(#[from] VerifyError),
+    Verify(Box<VerifyError>),
     /// An artifact, or a kind of image that is unknown.
     #[error("not a container image: its configuration has the media type {0:?}")]
     MediaType(String),
@@ -34,12 +34,9 @@ pub enum ConfigError {
 /// and there is one diffID for each layer.
 pub fn check_config(manifest: &Manifest, bytes: &[u8]) -> Result<ImageConfig, ConfigError> {
     if let Err(error) = read_verified(bytes, &manifest.config) {
-        let verify = error
-            .into_inner()
-            .and_then(|e| e.downcast::<VerifyError>().ok());
-        return Err(
-            (*verify.expect("reading from memory fails only when the bytes are wrong")).into(),
-        );
+        let verify = error.into_inner().and_then(|e| e.downcast().ok());
+        let verify = verify.expect("reading from memory fails only when the bytes are wrong");
+        return Err(ConfigError::Verify(verify));
     }
     if !manifest.config.media_type.is_config() {
         return Err(ConfigError::MediaType(
