@@ -13,6 +13,22 @@
 
 pub mod ast;
 pub mod diagnostic;
+pub mod lint;
+pub mod mounts;
+pub mod words;
+
+mod duration;
+mod flags;
+mod heredoc;
+mod instructions;
+mod lexer;
+mod parser;
+mod pattern;
+mod split;
+mod suggest;
 
 pub use ast::{Dockerfile, Instruction, Span, Stage, Statement, Word};
-pub use diagnostic::{Diagnostic, Severity};
+pub use diagnostic::{Diagnostic, Severity, position, render};
+pub use parser::{Parsed, parse, parse_trigger};
+pub use suggest::nearest;
+pub use words::WordError;
