@@ -107,9 +107,14 @@ pub enum Source {
 
 /// The order of tables and tars: by components, so that a directory is followed by all that is in it.
 pub fn path_order(a: &[u8], b: &[u8]) -> Ordering {
-    // A slash sorts before every other byte; everything else compares as bytes.
-    let key = |c: &u8| if *c == b'/' { 0u16 } else { u16::from(*c) + 1 };
-    a.iter().map(key).cmp(b.iter().map(key))
+    let shared = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    // A slash sorts before every other byte, and an end before a slash; everything else compares as bytes.
+    let key = |path: &[u8]| match path.get(shared) {
+        None => 0,
+        Some(b'/') => 1,
+        Some(c) => u16::from(*c) + 2,
+    };
+    key(a).cmp(&key(b))
 }
 
 impl Entry {

@@ -18,5 +18,12 @@
 //! Does not know registries, names or builds, and mounts nothing.
 
 pub mod entry;
+mod error;
+mod stack;
+pub mod tar;
+mod toc;
 
 pub use entry::{Change, Entry, Kind, Meta, Source};
+pub use error::{LayerError, TarFault};
+pub use stack::{Found, Resolved, Stack};
+pub use toc::{EntryRef, KindRef, Toc};

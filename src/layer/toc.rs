@@ -1,0 +1,818 @@
+//! A layer's table of contents: every entry, sorted, in one block of bytes that is the file too.
+//!
+//! ```text
+//! "strata-toc\0" version:u8     12 bytes
+//! count:u64                     how many entries
+//! offset:u64 × count            where each record starts, from the start of the file
+//! records, each:
+//!   path:bytes kind:u8 mode:u16 uid:u32 gid:u32 mtime:i64 xattr-count:u32 (name:bytes value:bytes)*
+//!   file 0: size:u64 · file with content 1: size:u64 sha256:32 · directory 2: flags:u8 (1 opaque, 2 implied)
+//!   symlink 3, hard link 4: target:bytes · char 5, block 6: major:u32 minor:u32 · fifo 7 · whiteout 8
+//! ```
+//!
+//! Numbers are little-endian, `bytes` is a u32 length and that many bytes. Paths ascend strictly in [`path_order`], and the
+//! parent of every entry is an entry and a directory (only the root itself may be missing). Loading checks all of this once;
+//! after that no look-up allocates or can fail.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::ops::Range;
+
+use super::entry::{parent, path_order};
+use super::{Entry, Kind, LayerError, Meta};
+use crate::oci::{Algorithm, Digest};
+
+const MAGIC: &[u8; 12] = b"strata-toc\0\x01";
+
+/// Where the offsets start: after the magic and the count.
+const TABLE_AT: usize = MAGIC.len() + 8;
+
+/// A layer's entries in [`path_order`]. Cheap to load, immutable, meant to be shared.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Toc {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+/// An entry as it lies in a table; nothing is copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntryRef<'a> {
+    /// As [`Entry::path`].
+    pub path: &'a [u8],
+    /// As [`Meta::mode`].
+    pub mode: u32,
+    /// As [`Meta::uid`].
+    pub uid: u32,
+    /// As [`Meta::gid`].
+    pub gid: u32,
+    /// As [`Meta::mtime`].
+    pub mtime: i64,
+    /// As [`Entry::kind`].
+    pub kind: KindRef<'a>,
+    xattr_count: u32,
+    xattrs: &'a [u8],
+}
+
+/// As [`Kind`], borrowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KindRef<'a> {
+    /// As [`Kind::File`].
+    File {
+        /// Its length.
+        size_bytes: u64,
+        /// The SHA-256 of its content.
+        content: Option<Digest>,
+    },
+    /// As [`Kind::Directory`].
+    Directory {
+        /// Whether it hides what is below.
+        opaque: bool,
+        /// Whether the layer has no header for it.
+        implied: bool,
+    },
+    /// As [`Kind::Symlink`].
+    Symlink {
+        /// Its target.
+        target: &'a [u8],
+    },
+    /// As [`Kind::HardLink`].
+    HardLink {
+        /// Its first name.
+        target: &'a [u8],
+    },
+    /// As [`Kind::CharDevice`].
+    CharDevice {
+        /// Its number.
+        major: u32,
+        /// Its number.
+        minor: u32,
+    },
+    /// As [`Kind::BlockDevice`].
+    BlockDevice {
+        /// Its number.
+        major: u32,
+        /// Its number.
+        minor: u32,
+    },
+    /// As [`Kind::Fifo`].
+    Fifo,
+    /// As [`Kind::Whiteout`].
+    Whiteout,
+}
+
+impl Toc {
+    /// A table of what these entries leave behind when they are applied one after another: a later entry replaces an earlier
+    /// one of its path, and what is no directory removes what was below. A whiteout removes nothing of its own layer: beside
+    /// an entry of the same path it vanishes, and makes a directory opaque. Missing parents become implied directories.
+    pub fn from_entries(entries: Vec<Entry>) -> Toc {
+        let mut numbered: Vec<(usize, Entry)> = entries.into_iter().enumerate().collect();
+        numbered.sort_by(|a, b| path_order(&a.1.path, &b.1.path).then(a.0.cmp(&b.0)));
+        let mut out: Vec<Entry> = Vec::with_capacity(numbered.len());
+        // The chain of directories above the current path, each with the place in the sequence before which everything in it
+        // was removed.
+        let mut above: Vec<(Vec<u8>, usize)> = Vec::new();
+        let mut rest = numbered.into_iter().peekable();
+        while let Some((mut place, mut entry)) = rest.next() {
+            let mut whiteout = matches!(entry.kind, Kind::Whiteout);
+            let covers = |e: &Entry| !e.is_dir() && !matches!(e.kind, Kind::Whiteout);
+            let mut removed = if covers(&entry) { place + 1 } else { 0 };
+            while let Some((next_place, next)) = rest.next_if(|(_, e)| e.path == entry.path) {
+                if covers(&next) {
+                    removed = next_place + 1;
+                }
+                if matches!(next.kind, Kind::Whiteout) {
+                    whiteout = true;
+                } else {
+                    (place, entry) = (next_place, next);
+                }
+            }
+            if whiteout && let Kind::Directory { opaque, .. } = &mut entry.kind {
+                *opaque = true;
+            }
+            while above
+                .last()
+                .is_some_and(|(dir, _)| !is_below(dir, &entry.path))
+            {
+                above.pop();
+            }
+            let gone = above.last().map_or(0, |(_, before)| *before);
+            if place < gone {
+                continue;
+            }
+            // What comes first below something follows it at once: if that is no directory, something put one there since.
+            let known = above.last().map(|(dir, _)| dir.as_slice());
+            let bare = |e: &mut Entry| Some(e.path.as_slice()) == known && !e.is_dir();
+            if let Some(covered) = out.pop_if(bare) {
+                let whiteout = matches!(covered.kind, Kind::Whiteout);
+                out.push(implied(&covered.path, whiteout));
+            }
+            let known = known.map_or(0, <[u8]>::len);
+            let slashes = memchr::memchr_iter(b'/', &entry.path).filter(|at| *at > known);
+            for dir in slashes.map(|at| &entry.path[..at]) {
+                above.push((dir.to_vec(), gone));
+                out.push(implied(dir, false));
+            }
+            above.push((entry.path.clone(), removed.max(gone)));
+            out.push(entry);
+        }
+        Toc::encode(&out)
+    }
+
+    fn encode(entries: &[Entry]) -> Toc {
+        let mut bytes = Vec::with_capacity(TABLE_AT + entries.len() * 120);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&(entries.len() as u64).to_le_bytes());
+        bytes.resize(TABLE_AT + entries.len() * 8, 0);
+        for (at, entry) in entries.iter().enumerate() {
+            let start = bytes.len() as u64;
+            let slot = TABLE_AT + at * 8;
+            bytes[slot..slot + 8].copy_from_slice(&start.to_le_bytes());
+            put_entry(&mut bytes, entry);
+        }
+        Toc {
+            bytes,
+            count: entries.len(),
+        }
+    }
+
+    /// The table as it is kept in a file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.bytes.clone()
+    }
+
+    /// The same without a copy.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Reads what [`Toc::to_bytes`] gave. Arbitrary bytes are an error, never a panic, here or later.
+    pub fn parse(bytes: Vec<u8>) -> Result<Toc, LayerError> {
+        if bytes.get(..MAGIC.len()) != Some(MAGIC) {
+            return Err(LayerError::Toc("not one, or of another version"));
+        }
+        let short = LayerError::Toc("truncated");
+        let Some(count) = Cursor::at(&bytes, MAGIC.len()).u64() else {
+            return Err(short);
+        };
+        let end_of_table = usize::try_from(count)
+            .ok()
+            .and_then(|n| n.checked_mul(8)?.checked_add(TABLE_AT))
+            .filter(|end| *end <= bytes.len());
+        let (Some(mut at), Ok(count)) = (end_of_table, usize::try_from(count)) else {
+            return Err(short);
+        };
+        let toc = Toc { bytes, count };
+        let mut before: Option<EntryRef> = None;
+        let mut above: Vec<&[u8]> = Vec::new();
+        for index in 0..count {
+            if toc.offset(index) != Some(at) {
+                return Err(LayerError::Toc("its index does not match its records"));
+            }
+            let mut cursor = Cursor::at(&toc.bytes, at);
+            let entry = cursor
+                .entry()
+                .ok_or(LayerError::Toc("a malformed record"))?;
+            let xattrs_fine = entry.xattrs().flatten().count() == entry.xattr_count as usize;
+            if !is_clean(entry.path) || !xattrs_fine {
+                return Err(LayerError::Toc("a malformed record"));
+            }
+            if before.is_some_and(|b| path_order(b.path, entry.path) != Ordering::Less) {
+                return Err(LayerError::Toc("its entries are not in order"));
+            }
+            while above.last().is_some_and(|d| !is_below(d, entry.path)) {
+                above.pop();
+            }
+            let dir = parent(entry.path).unwrap_or_default();
+            if !dir.is_empty() && above.last() != Some(&dir) {
+                return Err(LayerError::Toc("an entry without its directory"));
+            }
+            if entry.is_dir() {
+                above.push(entry.path);
+            }
+            before = Some(entry);
+            at = cursor.at;
+        }
+        if at != toc.bytes.len() {
+            return Err(LayerError::Toc("bytes after the last record"));
+        }
+        Ok(toc)
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether the layer changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// All entries, in order.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = Entry> + DoubleEndedIterator + '_ {
+        self.refs().map(|e| e.to_entry())
+    }
+
+    /// All entries, in order, borrowed.
+    pub fn refs(&self) -> impl ExactSizeIterator<Item = EntryRef<'_>> + DoubleEndedIterator + '_ {
+        (0..self.count).map(|at| self.at(at))
+    }
+
+    /// What the layer says about `path` itself.
+    pub fn get(&self, path: &[u8]) -> Option<Entry> {
+        self.find(path).map(|e| e.to_entry())
+    }
+
+    /// As [`Toc::get`], borrowed.
+    pub fn find(&self, path: &[u8]) -> Option<EntryRef<'_>> {
+        self.index_in(path, 0..self.count).map(|at| self.at(at))
+    }
+
+    /// What the layer has directly in `dir`, in order; whiteouts included.
+    pub fn children(&self, dir: &[u8]) -> impl Iterator<Item = Entry> + '_ {
+        let mut at = self.content_of(dir);
+        std::iter::from_fn(move || {
+            let entry = (!at.is_empty()).then(|| self.at(at.start))?;
+            at.start = self.end_of(at.start, at.end);
+            Some(entry.to_entry())
+        })
+    }
+
+    /// `path` and everything below it, in order.
+    pub fn subtree(&self, path: &[u8]) -> impl Iterator<Item = Entry> + '_ {
+        let itself = self.index_in(path, 0..self.count);
+        let mut range = self.content_of(path);
+        range.start = itself.unwrap_or(range.start);
+        range.map(|at| self.at(at).to_entry())
+    }
+
+    /// Whether the layer means different things above different layers: it holds an entry whose directory it has no header
+    /// for, or a hard link to a file that it does not hold.
+    pub fn leans_on_lower(&self) -> bool {
+        self.refs().any(|e| match e.kind {
+            KindRef::Directory { implied, .. } => implied && !e.path.is_empty(),
+            KindRef::HardLink { target } => self.find(target).is_none(),
+            _ => false,
+        })
+    }
+
+    /// Where the content of directory `dir` is.
+    pub(crate) fn content_of(&self, dir: &[u8]) -> Range<usize> {
+        let all = 0..self.count;
+        if dir.is_empty() {
+            let root = self.index_in(b"", all.clone()).is_some();
+            return usize::from(root)..self.count;
+        }
+        match self.index_in(dir, all) {
+            Some(at) => at + 1..self.end_of(at, self.count),
+            None => 0..0,
+        }
+    }
+
+    /// The entry at `index`, which is below [`Toc::len`].
+    pub(crate) fn at(&self, index: usize) -> EntryRef<'_> {
+        let at = self.offset(index);
+        at.and_then(|at| Cursor::at(&self.bytes, at).entry())
+            .expect("every record was written or checked by this type")
+    }
+
+    /// The place of `path` within `range`.
+    pub(crate) fn index_in(&self, path: &[u8], range: Range<usize>) -> Option<usize> {
+        let (mut low, mut high) = (range.start, range.end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match path_order(self.path_at(middle), path) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Some(middle),
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
+    /// The end of the subtree that starts at `index`; galloping, because most subtrees are small.
+    pub(crate) fn end_of(&self, index: usize, limit: usize) -> usize {
+        let top = self.path_at(index);
+        let inside = |at: usize| is_below(top, self.path_at(at));
+        let mut step = 1;
+        let mut low = index + 1;
+        while low < limit && inside((low + step - 1).min(limit - 1)) {
+            low = (low + step).min(limit);
+            step *= 2;
+        }
+        let mut high = (low + step).min(limit);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if inside(middle) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    fn offset(&self, index: usize) -> Option<usize> {
+        let value = Cursor::at(&self.bytes, TABLE_AT + index * 8).u64()?;
+        usize::try_from(value).ok()
+    }
+
+    fn path_at(&self, index: usize) -> &[u8] {
+        let at = self.offset(index);
+        at.and_then(|at| Cursor::at(&self.bytes, at).bytes())
+            .expect("every record was written or checked by this type")
+    }
+}
+
+impl fmt::Debug for Toc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.refs()).finish()
+    }
+}
+
+impl<'a> EntryRef<'a> {
+    /// A copy that stands alone.
+    pub fn to_entry(&self) -> Entry {
+        Entry {
+            path: self.path.to_vec(),
+            meta: self.meta(),
+            kind: self.kind.to_kind(),
+        }
+    }
+
+    /// Its metadata.
+    pub fn meta(&self) -> Meta {
+        let pair = |(n, v): (&[u8], &[u8])| (n.to_vec(), v.to_vec());
+        Meta {
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            mtime: self.mtime,
+            xattrs: self.xattrs().flatten().map(pair).collect(),
+        }
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        matches!(self.kind, KindRef::Directory { .. })
+    }
+
+    /// The part after the last slash.
+    pub fn name(&self) -> &'a [u8] {
+        self.path.rsplit(|c| *c == b'/').next().unwrap_or_default()
+    }
+
+    /// The extended attributes, sorted by name; an item is `None` only while a table is being checked.
+    fn xattrs(&self) -> impl Iterator<Item = Option<(&'a [u8], &'a [u8])>> + use<'a> {
+        let mut cursor = Cursor::at(self.xattrs, 0);
+        (0..self.xattr_count).map_while(move |_| Some(cursor.bytes().zip(cursor.bytes())))
+    }
+
+    /// The value of one extended attribute.
+    pub fn xattr(&self, name: &[u8]) -> Option<&'a [u8]> {
+        let mut all = self.xattrs().flatten();
+        all.find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+}
+
+impl KindRef<'_> {
+    /// A copy that stands alone.
+    pub fn to_kind(&self) -> Kind {
+        match *self {
+            KindRef::File {
+                size_bytes,
+                content,
+            } => Kind::File {
+                size_bytes,
+                content,
+            },
+            KindRef::Directory { opaque, implied } => Kind::Directory { opaque, implied },
+            KindRef::Symlink { target } => Kind::Symlink {
+                target: target.to_vec(),
+            },
+            KindRef::HardLink { target } => Kind::HardLink {
+                target: target.to_vec(),
+            },
+            KindRef::CharDevice { major, minor } => Kind::CharDevice { major, minor },
+            KindRef::BlockDevice { major, minor } => Kind::BlockDevice { major, minor },
+            KindRef::Fifo => Kind::Fifo,
+            KindRef::Whiteout => Kind::Whiteout,
+        }
+    }
+}
+
+/// Whether `path` is somewhere in the directory `dir`.
+pub(crate) fn is_below(dir: &[u8], path: &[u8]) -> bool {
+    if dir.is_empty() {
+        return !path.is_empty();
+    }
+    path.len() > dir.len() && path[dir.len()] == b'/' && path.starts_with(dir)
+}
+
+/// Whether a path is relative, without `.`, `..`, empty parts and NUL; the root is.
+fn is_clean(path: &[u8]) -> bool {
+    path.is_empty()
+        || path
+            .split(|c| *c == b'/')
+            .all(|part| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0))
+}
+
+/// A directory that no header described.
+fn implied(path: &[u8], opaque: bool) -> Entry {
+    Entry {
+        path: path.to_vec(),
+        meta: Meta {
+            mode: 0o755,
+            ..Meta::default()
+        },
+        kind: Kind::Directory {
+            opaque,
+            implied: true,
+        },
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    // What a file system holds is far shorter; cutting keeps the table well-formed even then.
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&bytes[..length as usize]);
+}
+
+fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
+    put_bytes(out, &entry.path);
+    let tag = match &entry.kind {
+        Kind::File { content, .. } => u8::from(sha256_of(content).is_some()),
+        Kind::Directory { .. } => 2,
+        Kind::Symlink { .. } => 3,
+        Kind::HardLink { .. } => 4,
+        Kind::CharDevice { .. } => 5,
+        Kind::BlockDevice { .. } => 6,
+        Kind::Fifo => 7,
+        Kind::Whiteout => 8,
+    };
+    out.push(tag);
+    let meta = &entry.meta;
+    out.extend_from_slice(&(meta.mode & 0o7777).to_le_bytes()[..2]);
+    out.extend_from_slice(&meta.uid.to_le_bytes());
+    out.extend_from_slice(&meta.gid.to_le_bytes());
+    out.extend_from_slice(&meta.mtime.to_le_bytes());
+    let xattr_count = u32::try_from(meta.xattrs.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(&xattr_count.to_le_bytes());
+    for (name, value) in meta.xattrs.iter().take(xattr_count as usize) {
+        put_bytes(out, name);
+        put_bytes(out, value);
+    }
+    match &entry.kind {
+        Kind::File {
+            size_bytes,
+            content,
+        } => {
+            out.extend_from_slice(&size_bytes.to_le_bytes());
+            out.extend_from_slice(sha256_of(content).unwrap_or_default());
+        }
+        Kind::Directory { opaque, implied } => {
+            out.push(u8::from(*opaque) | u8::from(*implied) << 1)
+        }
+        Kind::Symlink { target } | Kind::HardLink { target } => put_bytes(out, target),
+        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
+            out.extend_from_slice(&major.to_le_bytes());
+            out.extend_from_slice(&minor.to_le_bytes());
+        }
+        Kind::Fifo | Kind::Whiteout => {}
+    }
+}
+
+fn sha256_of(content: &Option<Digest>) -> Option<&[u8]> {
+    let digest = content.as_ref()?;
+    (digest.algorithm() == Algorithm::Sha256).then(|| digest.bytes())
+}
+
+/// Reads numbers and strings off a block of bytes; `None` past its end.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn at(bytes: &'a [u8], at: usize) -> Cursor<'a> {
+        Cursor { bytes, at }
+    }
+
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let end = self.at.checked_add(count)?;
+        let part = self.bytes.get(self.at..end)?;
+        self.at = end;
+        Some(part)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.u32()?;
+        self.take(length as usize)
+    }
+
+    fn entry(&mut self) -> Option<EntryRef<'a>> {
+        let path = self.bytes()?;
+        let [tag] = self.array()?;
+        let mode = u32::from(u16::from_le_bytes(self.array()?));
+        let (uid, gid) = (self.u32()?, self.u32()?);
+        let mtime = i64::from_le_bytes(self.array()?);
+        let xattr_count = self.u32()?;
+        let xattrs_at = self.at;
+        for _ in 0..xattr_count {
+            self.bytes()?;
+            self.bytes()?;
+        }
+        let xattrs = &self.bytes[xattrs_at..self.at];
+        let kind = match tag {
+            0 | 1 => KindRef::File {
+                size_bytes: self.u64()?,
+                content: match tag {
+                    0 => None,
+                    _ => Some(Digest::from_sha256(self.array()?)),
+                },
+            },
+            2 => {
+                let [flags] = self.array()?;
+                KindRef::Directory {
+                    opaque: flags & 1 != 0,
+                    implied: flags & 2 != 0,
+                }
+            }
+            3 => KindRef::Symlink {
+                target: self.bytes()?,
+            },
+            4 => KindRef::HardLink {
+                target: self.bytes()?,
+            },
+            5 => KindRef::CharDevice {
+                major: self.u32()?,
+                minor: self.u32()?,
+            },
+            6 => KindRef::BlockDevice {
+                major: self.u32()?,
+                minor: self.u32()?,
+            },
+            7 => KindRef::Fifo,
+            8 => KindRef::Whiteout,
+            _ => return None,
+        };
+        Some(EntryRef {
+            path,
+            mode,
+            uid,
+            gid,
+            mtime,
+            kind,
+            xattr_count,
+            xattrs,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(path: &str, kind: Kind) -> Entry {
+        Entry {
+            path: path.into(),
+            meta: Meta::default(),
+            kind,
+        }
+    }
+
+    fn file(path: &str) -> Entry {
+        let kind = Kind::File {
+            size_bytes: 1,
+            content: Some(Digest::of(path.as_bytes())),
+        };
+        entry(path, kind)
+    }
+
+    fn dir(path: &str) -> Entry {
+        let kind = Kind::Directory {
+            opaque: false,
+            implied: false,
+        };
+        entry(path, kind)
+    }
+
+    fn paths(toc: &Toc) -> Vec<String> {
+        let text = |e: EntryRef| String::from_utf8_lossy(e.path).into_owned();
+        toc.refs().map(text).collect()
+    }
+
+    #[test]
+    fn what_is_applied_later_wins() {
+        let toc = Toc::from_entries(vec![
+            dir("d"),
+            file("d/x"),
+            file("d/sub/y"),
+            file("d"),
+            dir("d"),
+            file("d/z"),
+        ]);
+        assert_eq!(paths(&toc), ["d", "d/z"]);
+        let toc = Toc::from_entries(vec![file("a"), entry("a", Kind::Fifo)]);
+        assert_eq!(toc.get(b"a").unwrap().kind, Kind::Fifo);
+    }
+
+    #[test]
+    fn a_whiteout_beside_a_directory_makes_it_opaque() {
+        let opaque = Kind::Directory {
+            opaque: true,
+            implied: false,
+        };
+        for order in [
+            vec![entry("a", Kind::Whiteout), dir("a")],
+            vec![dir("a"), entry("a", Kind::Whiteout)],
+        ] {
+            assert_eq!(Toc::from_entries(order).get(b"a").unwrap().kind, opaque);
+        }
+        let toc = Toc::from_entries(vec![entry("a", Kind::Whiteout), file("a/b")]);
+        let implied_opaque = Kind::Directory {
+            opaque: true,
+            implied: true,
+        };
+        assert_eq!(toc.get(b"a").unwrap().kind, implied_opaque);
+    }
+
+    #[test]
+    fn missing_parents_are_implied() {
+        let toc = Toc::from_entries(vec![
+            file("a/b/c/d"),
+            dir("a/b"),
+            file("a/b/c/e"),
+            file("q"),
+        ]);
+        assert_eq!(
+            paths(&toc),
+            ["a", "a/b", "a/b/c", "a/b/c/d", "a/b/c/e", "q"]
+        );
+        assert!(toc.leans_on_lower());
+        assert!(!Toc::from_entries(vec![dir("a"), file("a/b"), file("c")]).leans_on_lower());
+        let link = Kind::HardLink {
+            target: b"elsewhere".to_vec(),
+        };
+        assert!(Toc::from_entries(vec![entry("l", link)]).leans_on_lower());
+    }
+
+    #[test]
+    fn children_and_subtrees() {
+        let toc = Toc::from_entries(vec![
+            dir(""),
+            dir("a"),
+            dir("a/b"),
+            file("a/b/c"),
+            file("a/b-c"),
+            file("a-b"),
+            file("z"),
+        ]);
+        let names = |it: &mut dyn Iterator<Item = Entry>| -> Vec<String> {
+            it.map(|e| String::from_utf8(e.path).unwrap()).collect()
+        };
+        assert_eq!(names(&mut toc.children(b"")), ["a", "a-b", "z"]);
+        assert_eq!(names(&mut toc.children(b"a")), ["a/b", "a/b-c"]);
+        assert_eq!(names(&mut toc.children(b"z")), [""; 0]);
+        assert_eq!(names(&mut toc.children(b"none")), [""; 0]);
+        assert_eq!(
+            names(&mut toc.subtree(b"a")),
+            ["a", "a/b", "a/b/c", "a/b-c"]
+        );
+        assert_eq!(toc.subtree(b"").count(), 7);
+    }
+
+    #[test]
+    fn damaged_tables_are_refused() {
+        let good = Toc::from_entries(vec![dir("a"), file("a/b"), file("c")]).to_bytes();
+        assert!(Toc::parse(good.clone()).is_ok());
+        for cut in 0..good.len() {
+            assert!(Toc::parse(good[..cut].to_vec()).is_err(), "{cut}");
+        }
+        let mut longer = good.clone();
+        longer.push(0);
+        assert!(Toc::parse(longer).is_err());
+        let unordered = Toc::encode(&[file("b"), file("a")]).bytes;
+        assert!(Toc::parse(unordered).is_err());
+        let orphan = Toc::encode(&[file("a/b")]).bytes;
+        assert!(Toc::parse(orphan).is_err());
+        let upwards = Toc::encode(&[file("..")]).bytes;
+        assert!(Toc::parse(upwards).is_err());
+    }
+
+    prop_compose! {
+        fn any_entry()(
+            parts in prop::collection::vec("[a-c]{1,2}", 0..4),
+            choice in 0u8..9,
+            mode in 0u32..0o10000,
+            ids in any::<(u32, u32)>(),
+            mtime in any::<i64>(),
+            xattrs in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..5), prop::collection::vec(any::<u8>(), 0..5)), 0..3),
+            target in prop::collection::vec(any::<u8>(), 0..9),
+        ) -> Entry {
+            let kind = match choice {
+                0 => Kind::File { size_bytes: u64::from(ids.0), content: None },
+                1 => Kind::File { size_bytes: 7, content: Some(Digest::of(&target)) },
+                2 => Kind::Directory { opaque: mode & 1 == 0, implied: mode & 2 == 0 },
+                3 => Kind::Symlink { target },
+                4 => Kind::HardLink { target },
+                5 => Kind::CharDevice { major: ids.0, minor: ids.1 },
+                6 => Kind::BlockDevice { major: ids.0, minor: ids.1 },
+                7 => Kind::Fifo,
+                _ => Kind::Whiteout,
+            };
+            Entry { path: parts.join("/").into_bytes(), meta: Meta { mode, uid: ids.0, gid: ids.1, mtime, xattrs }, kind }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(entries in prop::collection::vec(any_entry(), 0..40)) {
+            let toc = Toc::from_entries(entries);
+            let back = Toc::parse(toc.to_bytes()).unwrap();
+            prop_assert_eq!(&back, &toc);
+            let again = Toc::from_entries(back.entries().collect());
+            prop_assert_eq!(&again, &toc);
+            for entry in toc.entries() {
+                prop_assert_eq!(toc.get(&entry.path), Some(entry));
+            }
+        }
+
+        #[test]
+        fn distinct_entries_survive(mut entries in prop::collection::vec(any_entry(), 0..40)) {
+            // Flat names, so that nothing covers anything.
+            for (at, entry) in entries.iter_mut().enumerate() {
+                entry.path = format!("{at:03}").into_bytes();
+            }
+            prop_assert_eq!(Toc::from_entries(entries.clone()).entries().collect::<Vec<_>>(), entries);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(tail in prop::collection::vec(any::<u8>(), 0..200), at in 0usize..200, flip in any::<u8>()) {
+            let mut bytes = MAGIC.to_vec();
+            bytes.extend(tail);
+            let _ = Toc::parse(bytes);
+            let mut bytes = Toc::from_entries(vec![dir("a"), file("a/b"), file("c")]).to_bytes();
+            let at = at % bytes.len();
+            bytes[at] ^= flip;
+            if let Ok(toc) = Toc::parse(bytes) {
+                let _ = toc.entries().count() + toc.children(b"").count();
+            }
+        }
+    }
+}
