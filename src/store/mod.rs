@@ -26,3 +26,276 @@
 //! [`cache`] has a lock for each key, which dies with its holder.
 //!
 //! Knows no Dockerfile and no registry.
+
+mod blobs;
+mod cache;
+mod error;
+mod files;
+mod layers;
+mod links;
+mod lock;
+mod names;
+mod remove;
+mod work;
+
+use std::fs::{DirBuilder, File};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+pub use blobs::{Blob, Ingest, Prehashed};
+pub use cache::Record;
+pub use error::StoreError;
+pub use files::{FileHashes, FileStamp};
+pub use layers::{Layer, LayerId};
+pub use lock::KeyLock;
+pub use names::{Image, Named};
+pub use remove::Freed;
+pub use work::Work;
+
+use lock::Hold;
+
+/// The version of everything below the root. A change that an earlier strata would misread raises it.
+const FORMAT: u32 = 1;
+
+/// The directories of a store, with the mode each is made with. What only strata reads is for its owner alone: unpacked layers
+/// hold set-id programs, and cache mounts whatever a build left there.
+const DIRECTORIES: [(&str, u32); 12] = [
+    ("blobs", 0o755),
+    ("blobs/sha256", 0o755),
+    ("layers", 0o700),
+    ("cache", 0o700),
+    ("cache/records", 0o700),
+    ("cache/layers", 0o700),
+    ("cache/blobs", 0o700),
+    ("cache/origins", 0o700),
+    ("cache/files", 0o700),
+    ("mounts", 0o700),
+    ("locks", 0o700),
+    ("work", 0o700),
+];
+
+/// What the caller may do on this machine, which decides how layers are unpacked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoreOptions {
+    /// Overlay attributes are `user.overlay.*` (mounts in a user namespace), not `trusted.overlay.*`.
+    pub user_xattrs: bool,
+    /// There is one user id only: every file of a layer belongs to it.
+    pub single_id: bool,
+    /// Device nodes can be made (other than overlay whiteouts, which always can).
+    pub can_mknod: bool,
+}
+
+impl Default for StoreOptions {
+    /// Real root's.
+    fn default() -> StoreOptions {
+        StoreOptions {
+            user_xattrs: false,
+            single_id: false,
+            can_mknod: true,
+        }
+    }
+}
+
+/// An open store. Clones are the same store; while one lives, and while anything it gave out lives that writes
+/// ([`Work`], [`Ingest`]), nothing is collected.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    options: StoreOptions,
+    usage: Arc<Usage>,
+    scratch: Mutex<Option<Arc<Work>>>,
+    index: Mutex<Option<names::Cached>>,
+    /// Which boot of the machine this is; `None` where the kernel does not say.
+    boot: OnceLock<Option<String>>,
+}
+
+/// The shared lock: held as long as anything of this process uses the store.
+#[derive(Debug)]
+struct Usage {
+    lock: File,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: u32,
+}
+
+impl Store {
+    /// Opens the store at `root`, made there if the folder is empty or missing; an OCI image layout becomes a store. Waits
+    /// while a collection runs. Removes what dead processes left in `work/`.
+    pub fn open(root: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        // Absolute, so that a later change of the working directory cannot move it.
+        let root = std::path::absolute(root).map_err(StoreError::file("find", root))?;
+        let gate = match lock::open(&root.join("gate")) {
+            Ok(gate) => gate,
+            Err(_) => {
+                create_root(&root)?;
+                lock::open(&root.join("gate"))?
+            }
+        };
+        // The gate is held for a moment only, except by a collection: it keeps newcomers out while it waits for the users.
+        lock::take(&gate, Hold::Exclusive, &root.join("gate"))?;
+        let usage_path = root.join("lock");
+        let usage = lock::open(&usage_path)?;
+        lock::take(&usage, Hold::Shared, &usage_path)?;
+        initialise(&root)?;
+        drop(gate);
+        work::reap(&root.join("work"))?;
+        Ok(Store {
+            inner: Arc::new(Inner {
+                root,
+                options,
+                usage: Arc::new(Usage { lock: usage }),
+                scratch: Mutex::new(None),
+                index: Mutex::new(None),
+                boot: OnceLock::new(),
+            }),
+        })
+    }
+
+    /// The folder it is in, absolute.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// What it was opened with.
+    pub fn options(&self) -> StoreOptions {
+        self.inner.options
+    }
+
+    /// `Ok` means: everything written to the store before the call stays after a power loss.
+    ///
+    /// One flush of the file system, where a flush of every file would cost a thousand times as much.
+    pub fn barrier(&self) -> Result<(), StoreError> {
+        let root = self.root();
+        let dir = File::open(root).map_err(StoreError::file("open", root))?;
+        rustix::fs::syncfs(&dir).map_err(StoreError::call("flush", root))
+    }
+
+    fn usage(&self) -> Arc<Usage> {
+        Arc::clone(&self.inner.usage)
+    }
+
+    fn lock_scratch(&self) -> MutexGuard<'_, Option<Arc<Work>>> {
+        // A panic elsewhere cannot leave the slot half set.
+        let slot = self.inner.scratch.lock();
+        slot.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The identity of this boot of the machine.
+    fn boot(&self) -> Option<&str> {
+        let read = || {
+            let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+            Some(text.trim().to_owned())
+        };
+        self.inner.boot.get_or_init(read).as_deref()
+    }
+
+    fn key_lock_path(&self, kind: &str, id: &str) -> PathBuf {
+        self.root().join("locks").join(format!("{kind}-{id}"))
+    }
+}
+
+fn create_root(root: &Path) -> Result<(), StoreError> {
+    let missing = !root.exists();
+    if missing {
+        // What a build leaves may be for its owner only; whoever wants to share a store makes the folder first.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(StoreError::file("create", root))?;
+    }
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root).map_err(StoreError::file("read", root))? {
+        let entry = entry.map_err(StoreError::file("read", root))?;
+        names.push(entry.file_name());
+    }
+    // Another process may be at the same work, and have got as far as its lock files.
+    let ours = |n: &std::ffi::OsString| n == "gate" || n == "lock" || n == "lost+found";
+    let layout = names
+        .iter()
+        .any(|n| n == "oci-layout" || n == "strata.json");
+    if names.iter().all(ours) || layout {
+        Ok(())
+    } else {
+        Err(StoreError::NotAStore(root.to_owned()))
+    }
+}
+
+/// Completes a new store, or checks the format of one that is there. Called with the gate held.
+fn initialise(root: &Path) -> Result<(), StoreError> {
+    let path = root.join("strata.json");
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let header: Header =
+                serde_json::from_slice(&bytes).map_err(|source| StoreError::Json {
+                    path: path.clone(),
+                    source,
+                })?;
+            if header.format == FORMAT {
+                return Ok(());
+            }
+            return Err(StoreError::Format {
+                path: root.to_owned(),
+                found: header.format,
+                supported: FORMAT,
+            });
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(StoreError::file("read", &path)(e)),
+    }
+    for (name, mode) in DIRECTORIES {
+        let dir = root.join(name);
+        match DirBuilder::new().mode(mode).create(&dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(StoreError::file("create", &dir)(e)),
+        }
+    }
+    let absent = |name: &str| !root.join(name).exists();
+    if absent("oci-layout") {
+        replace(root, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    }
+    if absent("index.json") {
+        replace(root, "index.json", names::EMPTY_INDEX)?;
+    }
+    // Last, so that an interrupted start is taken up again.
+    let header = serde_json::to_vec(&Header { format: FORMAT })
+        .expect("a number in a struct can be written");
+    replace(root, "strata.json", &header)
+}
+
+/// Replaces a file of the root: after a crash at any instant it is the old one or the new one, whole. The caller excludes
+/// other writers of the same file.
+fn replace(root: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let path = root.join(name);
+    let temporary = root.join("work").join(format!("{name}.new"));
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        std::fs::rename(&temporary, &path)?;
+        File::open(root)?.sync_all()
+    };
+    write().map_err(StoreError::file("write", &path))
+}
+
+/// The paths in a directory, sorted.
+fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let error = || StoreError::file("read", dir);
+    let entries = std::fs::read_dir(dir).map_err(error())?;
+    let paths = entries.map(|e| e.map(|e| e.path()));
+    let mut paths = paths.collect::<Result<Vec<_>, _>>().map_err(error())?;
+    paths.sort();
+    Ok(paths)
+}

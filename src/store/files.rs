@@ -1,0 +1,340 @@
+//! What the contents of files hash to, vouched for by their stat: a context's files are read once, not in every build.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use super::{Store, StoreError};
+use crate::oci::Digest;
+
+/// The first bytes of a file: a name and a version.
+const MAGIC: &[u8; 8] = b"strhash\x01";
+
+/// Bytes of an entry: device, inode, size, mtime, ctime (8 each), SHA-256.
+const ENTRY: usize = 5 * 8 + 32;
+
+/// Bytes after the entries: a checksum of all before.
+const TAIL: usize = 8;
+
+/// The most entries a file holds: 36 MB on disk, read in a few milliseconds. Beyond it, files that the last build did not
+/// look at are forgotten.
+const MAX_ENTRIES: usize = 500_000;
+
+/// How long before it was hashed a file must have changed last for its times to vouch for it: a write that comes within
+/// one tick of the file system's clock after the hashing leaves the same times. File systems that keep only seconds (or two,
+/// as FAT does) show it by their times; the others' ticks are 10 ms at most.
+const TICK_NS: (i128, i128) = (2_000_000_000, 100_000_000);
+
+/// What tells that a file is unchanged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FileStamp {
+    /// Of the file system.
+    pub device: u64,
+    /// Of the file.
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Nanoseconds since 1970; programs cannot set it.
+    pub ctime_ns: i64,
+}
+
+impl FileStamp {
+    /// The stamp of a file that was looked at; `None` for times that do not fit.
+    pub fn of(meta: &std::fs::Metadata) -> Option<FileStamp> {
+        use std::os::unix::fs::MetadataExt;
+        let ns = |s: i64, ns: i64| s.checked_mul(1_000_000_000)?.checked_add(ns);
+        Some(FileStamp {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.len(),
+            mtime_ns: ns(meta.mtime(), meta.mtime_nsec())?,
+            ctime_ns: ns(meta.ctime(), meta.ctime_nsec())?,
+        })
+    }
+
+    fn words(&self) -> [u64; 5] {
+        [
+            self.device,
+            self.inode,
+            self.size,
+            self.mtime_ns.cast_unsigned(),
+            self.ctime_ns.cast_unsigned(),
+        ]
+    }
+
+    /// Whether a file hashed from `now_ns` on can have changed after that without a trace in its stamp.
+    fn is_racy(&self, now_ns: i128) -> bool {
+        let coarse = self.ctime_ns % 1_000_000_000 == 0 && self.mtime_ns % 1_000_000_000 == 0;
+        let tick = if coarse { TICK_NS.0 } else { TICK_NS.1 };
+        i128::from(self.mtime_ns.max(self.ctime_ns)) + tick > now_ns
+    }
+}
+
+/// The known hashes of one context. Shared by the threads of a build; another build's are merged on saving by the last one.
+#[derive(Debug)]
+pub struct FileHashes {
+    path: PathBuf,
+    /// Entries as in the file, sorted by device and inode.
+    old: Vec<u8>,
+    fresh: Mutex<HashMap<(u64, u64), (FileStamp, Digest)>>,
+    /// Which of `old` were asked for: they stay when there is not room for all.
+    used: Vec<std::sync::atomic::AtomicBool>,
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    let part = &bytes[at..at + 8];
+    u64::from_le_bytes(part.try_into().expect("the slice has eight bytes"))
+}
+
+/// Against torn files, not against attackers: who can write here can write the store.
+fn checksum(bytes: &[u8]) -> u64 {
+    let mut sum = 0x9e37_79b9_7f4a_7c15u64;
+    let mut mix = |w: u64| {
+        let wide = u128::from(sum ^ w) * 0xd6e8_feb8_6659_fd93_u128;
+        let bytes = wide.to_le_bytes();
+        sum = word(&bytes, 0) ^ word(&bytes, 8).rotate_left(29) ^ w;
+    };
+    let chunks = bytes.chunks_exact(8);
+    let rest = chunks.remainder();
+    chunks.for_each(|c| mix(word(c, 0)));
+    rest.iter().for_each(|b| mix(u64::from(*b)));
+    mix(bytes.len() as u64);
+    sum
+}
+
+/// The entries of a file; none if it is not whole.
+fn parse(mut bytes: Vec<u8>) -> Vec<u8> {
+    let overhead = MAGIC.len() + TAIL;
+    let fits = bytes.len() >= overhead && (bytes.len() - overhead) % ENTRY == 0;
+    if !fits || !bytes.starts_with(MAGIC) {
+        return Vec::new();
+    }
+    let end = bytes.len() - TAIL;
+    if checksum(&bytes[..end]) != word(&bytes, end) {
+        return Vec::new();
+    }
+    bytes.truncate(end);
+    bytes.drain(..MAGIC.len());
+    bytes
+}
+
+impl FileHashes {
+    /// The hashes known for a context; `context` is anything that identifies it (its absolute path).
+    pub fn load(store: &Store, context: &str) -> Result<FileHashes, StoreError> {
+        let name = Digest::of(context.as_bytes()).hex();
+        let path = store.root().join("cache/files").join(name);
+        let old = match std::fs::read(&path) {
+            Ok(bytes) => parse(bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(StoreError::file("read", &path)(e)),
+        };
+        let mut used = Vec::new();
+        used.resize_with(old.len() / ENTRY, Default::default);
+        Ok(FileHashes {
+            path,
+            old,
+            fresh: Mutex::default(),
+            used,
+        })
+    }
+
+    fn entry(&self, at: usize) -> &[u8] {
+        &self.old[at * ENTRY..(at + 1) * ENTRY]
+    }
+
+    /// The SHA-256 of an unchanged file's content.
+    pub fn get(&self, stamp: &FileStamp) -> Option<Digest> {
+        let wanted = (stamp.device, stamp.inode);
+        let (mut low, mut high) = (0, self.used.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            let entry = self.entry(middle);
+            match (word(entry, 0), word(entry, 8)).cmp(&wanted) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Equal => {
+                    let words = stamp.words();
+                    let same = (0..5).all(|i| word(entry, i * 8) == words[i]);
+                    if !same {
+                        break;
+                    }
+                    self.used[middle].store(true, std::sync::atomic::Ordering::Relaxed);
+                    let sum = entry[40..].try_into().expect("an entry ends in 32 bytes");
+                    return Some(Digest::from_sha256(sum));
+                }
+            }
+        }
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, digest) = fresh.get(&wanted)?;
+        (known == stamp).then_some(*digest)
+    }
+
+    /// Remembers a hash. The stamp was taken before the file was read, and was the same after; `now_ns` is the time before it
+    /// was read, nanoseconds since 1970. A file that changed too shortly before is not remembered.
+    pub fn put(&self, stamp: FileStamp, digest: Digest, now_ns: i128) {
+        if stamp.is_racy(now_ns) || digest.bytes().len() != 32 {
+            return;
+        }
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        fresh.insert((stamp.device, stamp.inode), (stamp, digest));
+    }
+
+    /// Writes what is new. A power loss may lose the file, and cannot tear it unnoticed.
+    pub fn save(&self, store: &Store) -> Result<(), StoreError> {
+        self.save_bounded(store, MAX_ENTRIES)
+    }
+
+    fn save_bounded(&self, store: &Store, limit: usize) -> Result<(), StoreError> {
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let mut entries: Vec<[u8; ENTRY]> = Vec::with_capacity(fresh.len() + self.used.len());
+        for (stamp, digest) in fresh.values() {
+            let mut entry = [0; ENTRY];
+            for (i, word) in stamp.words().into_iter().enumerate() {
+                entry[i * 8..i * 8 + 8].copy_from_slice(&word.to_le_bytes());
+            }
+            entry[40..].copy_from_slice(digest.bytes());
+            entries.push(entry);
+        }
+        for wanted in [true, false] {
+            for (at, used) in self.used.iter().enumerate() {
+                if entries.len() >= limit {
+                    break;
+                }
+                let entry = self.entry(at);
+                let replaced = fresh.contains_key(&(word(entry, 0), word(entry, 8)));
+                if used.load(std::sync::atomic::Ordering::Relaxed) == wanted && !replaced {
+                    entries.push(entry.try_into().expect("entries have one length"));
+                }
+            }
+        }
+        entries.truncate(limit);
+        entries.sort_unstable_by_key(|e| (word(e, 0), word(e, 8)));
+        let mut bytes = Vec::with_capacity(MAGIC.len() + entries.len() * ENTRY + TAIL);
+        bytes.extend_from_slice(MAGIC);
+        entries.iter().for_each(|e| bytes.extend_from_slice(e));
+        let sum = checksum(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        store.replace_unflushed(&self.path, &bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::StoreOptions;
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    fn stamp(inode: u64) -> FileStamp {
+        FileStamp {
+            device: 7,
+            inode,
+            size: inode * 3,
+            mtime_ns: 1_700_000_000 * SECOND + 5,
+            ctime_ns: 1_700_000_001 * SECOND + 6,
+        }
+    }
+
+    fn later() -> i128 {
+        i128::from(1_800_000_000 * SECOND)
+    }
+
+    fn digest(inode: u64) -> Digest {
+        Digest::of(&inode.to_le_bytes())
+    }
+
+    #[test]
+    fn known_files_are_found_and_changed_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let hashes = FileHashes::load(&store, "/context").unwrap();
+        for i in (0..5000).rev() {
+            hashes.put(stamp(i), digest(i), later());
+        }
+        assert_eq!(hashes.get(&stamp(17)), Some(digest(17)));
+        hashes.save(&store).unwrap();
+        let hashes = FileHashes::load(&store, "/context").unwrap();
+        for i in 0..5000 {
+            assert_eq!(hashes.get(&stamp(i)), Some(digest(i)));
+        }
+        let base = stamp(17);
+        for changed in [
+            FileStamp { device: 8, ..base },
+            FileStamp {
+                inode: 5001,
+                ..base
+            },
+            FileStamp { size: 1, ..base },
+            FileStamp {
+                mtime_ns: 1,
+                ..base
+            },
+            FileStamp {
+                ctime_ns: 1,
+                ..base
+            },
+        ] {
+            assert_eq!(hashes.get(&changed), None, "{changed:?}");
+        }
+        hashes.put(FileStamp { size: 1, ..base }, digest(1), later());
+        hashes.save_bounded(&store, 100).unwrap();
+        let hashes = FileHashes::load(&store, "/context").unwrap();
+        assert_eq!(hashes.used.len(), 100);
+        assert_eq!(hashes.get(&FileStamp { size: 1, ..base }), Some(digest(1)));
+        assert_eq!(hashes.get(&base), None);
+        let other = FileHashes::load(&store, "/other").unwrap();
+        assert_eq!(other.get(&stamp(17)), None);
+    }
+
+    #[test]
+    fn files_that_just_changed_are_not_vouched_for() {
+        for (mtime, ctime, now, racy) in [
+            (10 * SECOND, 10 * SECOND, 11 * SECOND, true),
+            (10 * SECOND, 10 * SECOND, 12 * SECOND, false),
+            (
+                10 * SECOND + 1,
+                10 * SECOND + 1,
+                10 * SECOND + 50_000_000,
+                true,
+            ),
+            (10 * SECOND + 1, 10 * SECOND + 1, 11 * SECOND, false),
+            (5 * SECOND, 11 * SECOND + 1, 11 * SECOND + 2, true),
+            // A time in the future vouches for nothing.
+            (90 * SECOND, 10 * SECOND, 50 * SECOND, true),
+        ] {
+            let stamp = FileStamp {
+                mtime_ns: mtime,
+                ctime_ns: ctime,
+                ..stamp(1)
+            };
+            assert_eq!(
+                stamp.is_racy(i128::from(now)),
+                racy,
+                "{mtime} {ctime} {now}"
+            );
+        }
+    }
+
+    #[test]
+    fn torn_files_vouch_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let hashes = FileHashes::load(&store, "c").unwrap();
+        (0..10).for_each(|i| hashes.put(stamp(i), digest(i), later()));
+        hashes.save(&store).unwrap();
+        let whole = std::fs::read(&hashes.path).unwrap();
+        assert_eq!(parse(whole.clone()).len(), 10 * ENTRY);
+        for at in 0..whole.len() {
+            let mut torn = whole.clone();
+            torn[at] ^= 0x40;
+            assert!(parse(torn).is_empty(), "{at}");
+            assert!(parse(whole[..at].to_vec()).is_empty(), "{at}");
+        }
+        assert!(parse(vec![0; whole.len()]).is_empty());
+    }
+}

@@ -1,0 +1,742 @@
+//! `index.json`: which images there are, and what they are called.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use serde_json::value::RawValue;
+
+use super::blobs::MAX_DOCUMENT_BYTES;
+use super::lock::{self, Hold};
+use super::{Store, StoreError, replace};
+use crate::image::select;
+use crate::oci::{Descriptor, Digest, Document, ImageConfig, MediaType, Platform, Reference};
+
+/// The index of a store without images.
+pub(super) const EMPTY_INDEX: &[u8] =
+    br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+
+/// image-spec annotations.md.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// image-spec annotations.md: RFC 3339.
+const CREATED: &str = "org.opencontainers.image.created";
+/// The image ID (digest of the configuration), so that a listing needs no manifest.
+const IMAGE_ID: &str = "dev.strata.image.id";
+/// The sum of the sizes of all blobs of the image, for the same reason.
+const IMAGE_SIZE: &str = "dev.strata.image.size";
+
+/// An image of the index. One that has several names is there several times.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Named {
+    /// What it is called; `None`: kept by its digest alone.
+    pub reference: Option<Reference>,
+    /// Its manifest or index, without the annotations that say what is in the other fields.
+    pub descriptor: Descriptor,
+    /// The digest of its configuration; of an index, that of the image for this machine, if it is there.
+    pub image_id: Option<Digest>,
+    /// When it was made, RFC 3339.
+    pub created: Option<String>,
+    /// The sum of its blobs that are there, each counted once.
+    pub size_bytes: Option<u64>,
+}
+
+/// An image with all its names.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Image {
+    /// Its manifest or index.
+    pub descriptor: Descriptor,
+    /// The digest of its configuration, as in [`Named`].
+    pub image_id: Option<Digest>,
+    /// What it is called, sorted; empty for one kept by its digest alone.
+    pub names: Vec<Reference>,
+}
+
+/// The index as last read, and the file it was read from.
+#[derive(Debug)]
+pub(super) struct Cached {
+    stamp: (u64, u64, i64, i64),
+    file: Arc<IndexFile>,
+}
+
+/// The index as it is in the file: what strata does not know of is kept.
+#[derive(Clone, Debug)]
+pub(super) struct IndexFile {
+    /// Everything but the list of manifests.
+    rest: BTreeMap<String, Box<RawValue>>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    /// Its bytes.
+    raw: Box<RawValue>,
+    named: Named,
+    /// The name as it is written, which another tool may not have normalised.
+    written: Option<String>,
+}
+
+impl Entry {
+    fn parse(raw: Box<RawValue>) -> Result<Entry, serde_json::Error> {
+        let mut descriptor: Descriptor = serde_json::from_str(raw.get())?;
+        let mut take = |key| descriptor.annotations.remove(key);
+        let written = take(REF_NAME);
+        let created = take(CREATED);
+        let image_id = take(IMAGE_ID).and_then(|t| t.parse().ok());
+        let size_bytes = take(IMAGE_SIZE).and_then(|t| t.parse().ok());
+        // A name by another tool that is no reference keeps its image, and nothing more.
+        let reference = written.as_deref().and_then(|t| t.parse().ok());
+        Ok(Entry {
+            raw,
+            named: Named {
+                reference,
+                descriptor,
+                image_id,
+                created,
+                size_bytes,
+            },
+            written,
+        })
+    }
+
+    fn new(named: Named) -> Entry {
+        let mut full = named.descriptor.clone();
+        let mut put = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                full.annotations.insert(key.to_owned(), value);
+            }
+        };
+        let written = named.reference.as_ref().map(Reference::to_string);
+        put(REF_NAME, written.clone());
+        put(CREATED, named.created.clone());
+        put(IMAGE_ID, named.image_id.map(|d| d.to_string()));
+        put(IMAGE_SIZE, named.size_bytes.map(|s| s.to_string()));
+        let raw = serde_json::value::to_raw_value(&full)
+            .expect("maps have string keys and no field fails to serialise");
+        Entry {
+            raw,
+            named,
+            written,
+        }
+    }
+
+    /// Whether it is the entry strata would write for `reference`, rather than another spelling of it.
+    fn is_exactly(&self, full: &str) -> bool {
+        self.written.as_deref() == Some(full)
+    }
+}
+
+impl IndexFile {
+    fn parse(bytes: &[u8]) -> Result<IndexFile, serde_json::Error> {
+        let mut rest: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(bytes)?;
+        let manifests: Option<Vec<Box<RawValue>>> = match rest.remove("manifests") {
+            Some(raw) => serde_json::from_str(raw.get())?,
+            None => None,
+        };
+        let entries = manifests.unwrap_or_default().into_iter();
+        Ok(IndexFile {
+            rest,
+            entries: entries.map(Entry::parse).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// One line a manifest: readable, and small enough.
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut text = String::from("{");
+        let known = [
+            ("schemaVersion", "2"),
+            ("mediaType", "\"application/vnd.oci.image.index.v1+json\""),
+        ];
+        for (key, default) in known {
+            let value = self.rest.get(key).map_or(default, |v| v.get());
+            text.push_str(&format!("\"{key}\":{value},"));
+        }
+        text.push_str("\"manifests\":[");
+        for (i, entry) in self.entries.iter().enumerate() {
+            text.push_str(if i == 0 { "\n" } else { ",\n" });
+            text.push_str(entry.raw.get());
+        }
+        text.push_str("\n]");
+        for (key, value) in &self.rest {
+            if !known.iter().any(|(k, _)| k == key) {
+                let key = serde_json::to_string(key).expect("a string can be written");
+                text.push_str(&format!(",{key}:{}", value.get()));
+            }
+        }
+        text.push_str("}\n");
+        text.into_bytes()
+    }
+
+    /// The entry of a name: its own spelling before another tool's.
+    fn position(&self, reference: &Reference) -> Option<usize> {
+        let full = reference.to_string();
+        let exact = self.entries.iter().position(|e| e.is_exactly(&full));
+        exact.or_else(|| {
+            self.entries
+                .iter()
+                .position(|e| e.named.reference.as_ref() == Some(reference))
+        })
+    }
+
+    fn holds(&self, digest: &Digest) -> bool {
+        self.entries
+            .iter()
+            .any(|e| e.named.descriptor.digest == *digest)
+    }
+}
+
+impl Store {
+    fn index_path(&self) -> PathBuf {
+        self.root().join("index.json")
+    }
+
+    /// The index as it is now; parsed again only when the file is another.
+    pub(super) fn index(&self) -> Result<Arc<IndexFile>, StoreError> {
+        let path = self.index_path();
+        let mut file = std::fs::File::open(&path).map_err(StoreError::file("open", &path))?;
+        let meta = file.metadata().map_err(StoreError::file("stat", &path))?;
+        // Every change makes a new file, so that a change within one tick of the clock shows in the inode.
+        let stamp = (meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec());
+        let slot = self.inner.index.lock();
+        let mut slot = slot.unwrap_or_else(PoisonError::into_inner);
+        if let Some(cached) = slot.as_ref().filter(|c| c.stamp == stamp) {
+            return Ok(Arc::clone(&cached.file));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+        std::io::Read::read_to_end(&mut file, &mut bytes)
+            .map_err(StoreError::file("read", &path))?;
+        let parsed =
+            IndexFile::parse(&bytes).map_err(|source| StoreError::Json { path, source })?;
+        let file = Arc::new(parsed);
+        *slot = Some(Cached {
+            stamp,
+            file: Arc::clone(&file),
+        });
+        Ok(file)
+    }
+
+    /// Changes the index under its lock. `change` says whether it changed anything; if so, `Ok` means that the change stays
+    /// after a power loss.
+    pub(super) fn change_index<T>(
+        &self,
+        change: impl FnOnce(&mut IndexFile) -> (bool, T),
+    ) -> Result<T, StoreError> {
+        let path = self.root().join("locks/index");
+        let guard = lock::open(&path)?;
+        lock::take(&guard, Hold::Exclusive, &path)?;
+        let mut index = IndexFile::clone(&*self.index()?);
+        let (changed, result) = change(&mut index);
+        if changed {
+            replace(self.root(), "index.json", &index.to_bytes())?;
+        }
+        Ok(result)
+    }
+
+    /// What a name stands for. A reference with a digest finds that content under any name, and in an index that has a name.
+    pub fn resolve(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
+        let index = self.index()?;
+        if let Some(digest) = reference.digest() {
+            let entry = index
+                .entries
+                .iter()
+                .find(|e| e.named.descriptor.digest == *digest);
+            return match entry {
+                Some(entry) => Ok(Some(entry.named.descriptor.clone())),
+                None => self.document(digest),
+            };
+        }
+        let found = index.position(reference);
+        Ok(found.map(|at| index.entries[at].named.descriptor.clone()))
+    }
+
+    /// The descriptor of a manifest or index that is in the store as a blob.
+    fn document(&self, digest: &Digest) -> Result<Option<Descriptor>, StoreError> {
+        let path = self.blob_path(digest);
+        let size = match std::fs::metadata(&path) {
+            Ok(meta) => meta.len(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StoreError::file("stat", &path)(e)),
+        };
+        if size > MAX_DOCUMENT_BYTES {
+            return Ok(None);
+        }
+        let mut descriptor = Descriptor::new(MediaType::OciManifest, *digest, size);
+        let bytes = self.read_blob(&descriptor)?;
+        let stated = match Document::parse(&bytes) {
+            Ok(Document::Manifest(manifest)) => {
+                manifest.media_type.unwrap_or(MediaType::OciManifest)
+            }
+            Ok(Document::Index(index)) => index.media_type.unwrap_or(MediaType::OciIndex),
+            // Some other blob.
+            Err(_) => return Ok(None),
+        };
+        descriptor.media_type = stated;
+        Ok(Some(descriptor))
+    }
+
+    /// Gives an image a name, which it takes from any other. `Ok` means: the name and everything the image needs stay after
+    /// a power loss. Its blobs are in the store already; an index may lack the manifests of other platforms.
+    pub fn tag(&self, reference: &Reference, descriptor: &Descriptor) -> Result<(), StoreError> {
+        self.enter(Some(reference), descriptor)
+    }
+
+    /// Keeps an image that has no name.
+    pub fn keep(&self, descriptor: &Descriptor) -> Result<(), StoreError> {
+        self.enter(None, descriptor)
+    }
+
+    fn enter(
+        &self,
+        reference: Option<&Reference>,
+        descriptor: &Descriptor,
+    ) -> Result<(), StoreError> {
+        let index = self.index()?;
+        let is_there = |index: &IndexFile| match reference {
+            Some(reference) => index
+                .position(reference)
+                .is_some_and(|at| index.entries[at].named.descriptor.digest == descriptor.digest),
+            None => index.holds(&descriptor.digest),
+        };
+        if is_there(&index) {
+            return Ok(());
+        }
+        let mut named = self.describe(descriptor)?;
+        named.reference = reference.cloned();
+        // What the index holds already was flushed when it was entered.
+        if !index.holds(&descriptor.digest) {
+            self.barrier()?;
+        }
+        let entry = Entry::new(named);
+        self.change_index(|index| {
+            if is_there(index) {
+                return (false, ());
+            }
+            match reference.and_then(|r| index.position(r)) {
+                Some(at) => index.entries[at] = entry,
+                None => index.entries.push(entry),
+            }
+            if reference.is_some() {
+                // It has a name now.
+                index.entries.retain(|e| {
+                    e.written.is_some() || e.named.descriptor.digest != descriptor.digest
+                });
+            }
+            (true, ())
+        })
+    }
+
+    /// Takes a name away; what it stood for, if there was such a name.
+    pub fn untag(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
+        self.change_index(|index| match index.position(reference) {
+            Some(at) => {
+                let entry = index.entries.remove(at);
+                (true, Some(entry.named.descriptor))
+            }
+            None => (false, None),
+        })
+    }
+
+    /// Takes an image away that is kept by its digest, and all its names.
+    pub fn forget(&self, digest: &Digest) -> Result<Vec<Reference>, StoreError> {
+        self.change_index(|index| {
+            let is_it = |e: &Entry| e.named.descriptor.digest == *digest;
+            let names = index.entries.iter().filter(|e| is_it(e));
+            let names: Vec<_> = names.filter_map(|e| e.named.reference.clone()).collect();
+            let before = index.entries.len();
+            index.entries.retain(|e| !is_it(e));
+            (index.entries.len() != before, names)
+        })
+    }
+
+    /// All images of the index, in its order (the order in which they came).
+    pub fn names(&self) -> Result<Vec<Named>, StoreError> {
+        let index = self.index()?;
+        let entries = index.entries.iter();
+        entries
+            .map(|entry| {
+                let named = &entry.named;
+                if named.image_id.is_some() || !named.descriptor.media_type.is_manifest() {
+                    return Ok(named.clone());
+                }
+                // Entered by another tool.
+                match self.describe(&named.descriptor) {
+                    Ok(described) => Ok(Named {
+                        reference: named.reference.clone(),
+                        ..described
+                    }),
+                    Err(StoreError::MissingBlob(_)) => Ok(named.clone()),
+                    Err(error) => Err(error),
+                }
+            })
+            .collect()
+    }
+
+    /// The image that someone means: a name, or the first digits of an image ID or of a manifest's digest.
+    pub fn find(&self, text: &str) -> Result<Image, StoreError> {
+        let names = self.names()?;
+        let image = |descriptor: Descriptor| {
+            let same = names
+                .iter()
+                .filter(|n| n.descriptor.digest == descriptor.digest);
+            let found: BTreeSet<Reference> =
+                same.clone().filter_map(|n| n.reference.clone()).collect();
+            Image {
+                image_id: same.clone().find_map(|n| n.image_id),
+                names: found.into_iter().collect(),
+                descriptor,
+            }
+        };
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        let parsed = text.parse::<Reference>();
+        if let Ok(reference) = &parsed
+            && let Some(descriptor) = self.resolve(reference)?
+        {
+            return Ok(image(descriptor));
+        }
+        let is_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        if digits.is_empty() || digits.len() > 64 || !digits.bytes().all(is_hex) {
+            return match parsed {
+                Err(source) if digits.len() == text.len() => Err(StoreError::Name {
+                    text: text.to_owned(),
+                    source,
+                }),
+                _ => Err(StoreError::NoSuchImage(text.to_owned())),
+            };
+        }
+        let fits = |d: &Digest| d.hex().starts_with(digits);
+        let found: BTreeMap<Digest, &Named> = names
+            .iter()
+            .filter(|n| fits(&n.descriptor.digest) || n.image_id.as_ref().is_some_and(fits))
+            // Two manifests of one configuration are one image.
+            .map(|n| (n.image_id.unwrap_or(n.descriptor.digest), n))
+            .collect();
+        match found.len() {
+            0 => Err(StoreError::NoSuchImage(text.to_owned())),
+            1 => Ok(image(
+                found[found.keys().next().expect("it has one")]
+                    .descriptor
+                    .clone(),
+            )),
+            _ => Err(StoreError::Ambiguous {
+                text: text.to_owned(),
+                matches: found.keys().map(Digest::to_string).collect(),
+            }),
+        }
+    }
+
+    /// What the index says of an image, from its manifest and configuration. Fails if a blob of it is missing.
+    fn describe(&self, descriptor: &Descriptor) -> Result<Named, StoreError> {
+        let mut named = Named {
+            reference: None,
+            descriptor: descriptor.clone(),
+            image_id: None,
+            created: None,
+            size_bytes: None,
+        };
+        let annotations = &mut named.descriptor.annotations;
+        for own in [REF_NAME, CREATED, IMAGE_ID, IMAGE_SIZE] {
+            annotations.remove(own);
+        }
+        let mut blobs = BTreeMap::new();
+        let main = self.measure(descriptor, Need::All, &mut blobs)?;
+        named.size_bytes = Some(blobs.values().sum());
+        if let Some(config) = main {
+            named.image_id = Some(config.digest);
+            if let Some(config) = self.read_config(&config)? {
+                named.created = config.created.clone();
+                if descriptor.media_type.is_manifest() {
+                    named
+                        .descriptor
+                        .platform
+                        .get_or_insert_with(|| config.platform());
+                }
+            }
+        }
+        Ok(named)
+    }
+
+    /// The configuration behind a descriptor; `None` if it is something else (an artifact's).
+    pub(super) fn read_config(
+        &self,
+        descriptor: &Descriptor,
+    ) -> Result<Option<ImageConfig>, StoreError> {
+        if !descriptor.media_type.is_config() {
+            return Ok(None);
+        }
+        let bytes = self.read_blob(descriptor)?;
+        let config = ImageConfig::parse(&bytes).map_err(|source| StoreError::Config {
+            digest: descriptor.digest,
+            source,
+        })?;
+        Ok(Some(config))
+    }
+
+    /// The document behind a descriptor.
+    pub(super) fn read_document(&self, descriptor: &Descriptor) -> Result<Document, StoreError> {
+        let bytes = self.read_blob(descriptor)?;
+        Document::parse(&bytes).map_err(|source| StoreError::Manifest {
+            digest: descriptor.digest,
+            source,
+        })
+    }
+
+    /// Adds up the blobs below a descriptor; gives the configuration of the image for this machine.
+    fn measure(
+        &self,
+        descriptor: &Descriptor,
+        need: Need,
+        blobs: &mut BTreeMap<Digest, u64>,
+    ) -> Result<Option<Descriptor>, StoreError> {
+        let document = match self.read_document(descriptor) {
+            Err(StoreError::MissingBlob(_)) if need == Need::Present => return Ok(None),
+            result => result?,
+        };
+        // An index that refers to itself cannot exist, short of a broken hash; one met again adds nothing.
+        if blobs.insert(descriptor.digest, descriptor.size).is_some() {
+            return Ok(None);
+        }
+        match document {
+            Document::Manifest(manifest) => {
+                for blob in manifest.layers.iter().chain([&manifest.config]) {
+                    if self.has_blob(blob) {
+                        blobs.insert(blob.digest, blob.size);
+                    } else if blob.urls.is_empty() && need == Need::All {
+                        return Err(StoreError::MissingBlob(blob.digest));
+                    }
+                }
+                Ok(Some(manifest.config))
+            }
+            Document::Index(index) => {
+                let chosen = select(&index, &Platform::host()).ok();
+                let chosen = chosen.map(|s| s.descriptor.digest);
+                let mut main = None;
+                for child in &index.manifests {
+                    if !child.media_type.is_manifest() && !child.media_type.is_index() {
+                        continue;
+                    }
+                    let config = self.measure(child, Need::Present, blobs)?;
+                    if Some(child.digest) == chosen {
+                        main = config.filter(|c| self.has_blob(c));
+                    }
+                }
+                Ok(main)
+            }
+        }
+    }
+}
+
+/// How much of an image must be there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    All,
+    Present,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::StoreOptions;
+    use super::*;
+    use crate::oci::{DiffId, Manifest, to_pretty_json};
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        (dir, store)
+    }
+
+    /// An image of one layer whose content is `text`.
+    fn image(store: &Store, text: &str) -> Descriptor {
+        let layer = store
+            .put_bytes(MediaType::OciLayer, text.as_bytes())
+            .unwrap();
+        let mut config = ImageConfig::scratch(&Platform::host());
+        config.created = Some("2024-01-02T03:04:05Z".to_owned());
+        config.rootfs.diff_ids = vec![DiffId(layer.digest)];
+        let config = store
+            .put_bytes(MediaType::OciConfig, &config.to_bytes())
+            .unwrap();
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(MediaType::OciManifest),
+            artifact_type: None,
+            config,
+            layers: vec![layer],
+            subject: None,
+            annotations: BTreeMap::new(),
+        };
+        let bytes = to_pretty_json(&manifest);
+        store.put_bytes(MediaType::OciManifest, &bytes).unwrap()
+    }
+
+    fn name(text: &str) -> Reference {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn tag_resolve_untag() {
+        let (dir, store) = store();
+        let (a, b) = (image(&store, "a"), image(&store, "b"));
+        store.tag(&name("app"), &a).unwrap();
+        store.tag(&name("app:2"), &a).unwrap();
+        store.tag(&name("app"), &b).unwrap();
+        let digest = |r: &str| store.resolve(&name(r)).unwrap().map(|d| d.digest);
+        assert_eq!(digest("docker.io/library/app:latest"), Some(b.digest));
+        assert_eq!(digest("app:2"), Some(a.digest));
+        assert_eq!(digest("app:3"), None);
+        assert_eq!(digest(&format!("other@{}", a.digest)), Some(a.digest));
+
+        let names = store.names().unwrap();
+        assert_eq!(names.len(), 2);
+        assert_eq!(names[0].created.as_deref(), Some("2024-01-02T03:04:05Z"));
+        assert!(names[0].descriptor.annotations.is_empty());
+        assert!(names[0].size_bytes > Some(b.size));
+
+        // Another process sees the same.
+        let other = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        assert_eq!(other.names().unwrap(), names);
+        assert_eq!(
+            other.untag(&name("app:2")).unwrap().map(|d| d.digest),
+            Some(a.digest)
+        );
+        assert_eq!(other.untag(&name("app:2")).unwrap(), None);
+        assert_eq!(digest("app:2"), None);
+        // Without a name, its content is still there.
+        assert_eq!(digest(&format!("other@{}", a.digest)), Some(a.digest));
+    }
+
+    #[test]
+    fn an_image_that_is_not_whole_gets_no_name() {
+        let (_dir, store) = store();
+        let image = image(&store, "a");
+        std::fs::remove_file(store.blob_path(&Digest::of(b"a"))).unwrap();
+        let error = store.tag(&name("app"), &image).unwrap_err();
+        assert!(matches!(error, StoreError::MissingBlob(d) if d == Digest::of(b"a")));
+        assert_eq!(store.names().unwrap(), []);
+    }
+
+    #[test]
+    fn kept_by_digest_until_named() {
+        let (_dir, store) = store();
+        let a = image(&store, "a");
+        store.keep(&a).unwrap();
+        store.keep(&a).unwrap();
+        assert_eq!(store.names().unwrap().len(), 1);
+        assert_eq!(store.names().unwrap()[0].reference, None);
+        store.tag(&name("app"), &a).unwrap();
+        assert_eq!(store.names().unwrap().len(), 1);
+        assert_eq!(store.forget(&a.digest).unwrap(), [name("app")]);
+        assert_eq!(store.names().unwrap(), []);
+    }
+
+    #[test]
+    fn find_table() {
+        let (_dir, store) = store();
+        let (a, b) = (image(&store, "a"), image(&store, "b"));
+        store.tag(&name("app"), &a).unwrap();
+        store.tag(&name("app:1"), &a).unwrap();
+        store.keep(&b).unwrap();
+        let named = store.names().unwrap();
+        let id = named[0].image_id.unwrap();
+        for text in [
+            "app".to_owned(),
+            "app:1".to_owned(),
+            id.short(),
+            id.to_string(),
+            a.digest.hex(),
+            format!("app@{}", a.digest),
+        ] {
+            let found = store.find(&text).unwrap();
+            assert_eq!(found.descriptor.digest, a.digest, "{text}");
+            assert_eq!(found.names, [name("app:1"), name("app")], "{text}");
+        }
+        assert!(matches!(
+            store.find("nothing"),
+            Err(StoreError::NoSuchImage(_))
+        ));
+        assert!(matches!(
+            store.find("ffffffffffffffff"),
+            Err(StoreError::NoSuchImage(_))
+        ));
+        assert!(matches!(store.find("A B"), Err(StoreError::Name { .. })));
+        // Some digit begins two of four digests, unless these four are unlucky.
+        let mut seen = BTreeMap::new();
+        let identities = named
+            .iter()
+            .flat_map(|n| n.image_id.into_iter().chain([n.descriptor.digest]));
+        for identity in identities {
+            seen.entry(identity.hex()[..1].to_owned())
+                .or_insert_with(BTreeSet::new)
+                .insert(identity);
+        }
+        for (digit, identities) in seen {
+            let images: BTreeSet<_> = identities
+                .iter()
+                .filter_map(|i| {
+                    named
+                        .iter()
+                        .find(|n| n.descriptor.digest == *i || n.image_id == Some(*i))
+                })
+                .map(|n| n.descriptor.digest)
+                .collect();
+            let result = store.find(&digit);
+            assert_eq!(
+                matches!(result, Err(StoreError::Ambiguous { .. })),
+                images.len() > 1
+            );
+        }
+    }
+
+    #[test]
+    fn what_other_tools_wrote_is_kept() {
+        let (dir, store) = store();
+        let a = image(&store, "a");
+        let foreign = format!(
+            r#"{{"schemaVersion":2,"manifests":[
+            {{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{0}","size":{1},
+              "annotations":{{"org.opencontainers.image.ref.name":"short"}},"x-new":{{"deep":[1]}}}},
+            {{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{0}","size":{1},
+              "annotations":{{"org.opencontainers.image.ref.name":"NOT a name"}}}}],
+            "annotations":{{"k":"v"}}, "x-top":1.50}}"#,
+            a.digest, a.size
+        );
+        std::fs::write(dir.path().join("index.json"), foreign).unwrap();
+        assert_eq!(
+            store.resolve(&name("short")).unwrap().map(|d| d.digest),
+            Some(a.digest)
+        );
+        let names = store.names().unwrap();
+        assert!(names[0].image_id.is_some() && names[0].size_bytes.is_some());
+        store.tag(&name("mine"), &a).unwrap();
+        store.untag(&name("mine")).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("index.json")).unwrap();
+        for kept in [
+            r#""x-new":{"deep":[1]}"#,
+            "NOT a name",
+            "1.50",
+            r#"{"k":"v"}"#,
+        ] {
+            assert!(text.contains(kept), "{kept} in {text}");
+        }
+        store.untag(&name("short")).unwrap();
+        assert_eq!(store.names().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn threads_lose_no_name() {
+        let (dir, _store) = store();
+        std::thread::scope(|scope| {
+            for t in 0..8 {
+                let root = dir.path();
+                scope.spawn(move || {
+                    let store = Store::open(root, StoreOptions::default()).unwrap();
+                    for i in 0..10 {
+                        let image = image(&store, &format!("{t}-{i}"));
+                        store.tag(&name(&format!("n{t}:{i}")), &image).unwrap();
+                    }
+                });
+            }
+        });
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        assert_eq!(store.names().unwrap().len(), 80);
+    }
+}
