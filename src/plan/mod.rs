@@ -10,8 +10,29 @@
 //!
 //! Does no I/O of its own, runs nothing, and knows no cache.
 
+mod args;
+mod chmod;
+mod copy;
+mod error;
+mod gotext;
 pub mod graph;
+mod images;
+mod instruct;
+mod lower;
+mod mounts;
+mod names;
 mod options;
+mod paths;
+mod ports;
+mod run;
+mod scope;
+mod signals;
+mod stages;
+mod weave;
+
+pub use error::PlanError;
 
 pub use graph::{Graph, Op, Origin, Output, Vertex, VertexId};
+pub use lower::lower;
 pub use options::{NamedContext, Options, Resolve, ResolveError, ResolvedImage};
+pub use ports::PortError;

@@ -1,0 +1,670 @@
+//! The whole plan: for each platform, the stages that the target needs, one after the other.
+
+use std::sync::Arc;
+
+use crate::dockerfile::{self, Diagnostic, Dockerfile, Instruction, Span, Statement, Word};
+use crate::oci::{ImageConfig, Platform, Reference};
+
+use super::args;
+use super::error::PlanError;
+use super::graph::{CopyOp, CopySource, Graph, HistoryStep, Op, Origin, Output, Vertex, VertexId};
+use super::images::{ImageKey, Images};
+use super::names::Namer;
+use super::options::{Options, Resolve, ResolvedImage};
+use super::scope::{Scope, Uses};
+use super::stages::{self, Base, Files, Stages};
+use super::weave::Weave;
+
+/// Where programs are, unless the base or the Dockerfile says so.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Plans the build of `dockerfile`. Images are asked for by `resolve`: those of stages that the target needs, no other.
+pub fn lower(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    resolve: &dyn Resolve,
+) -> Result<Graph, PlanError> {
+    let mut platforms = Vec::with_capacity(options.platforms.len().max(1));
+    for platform in &options.platforms {
+        if !platforms.contains(platform) {
+            platforms.push(platform.clone());
+        }
+    }
+    if platforms.is_empty() {
+        platforms.push(Platform::host());
+    }
+    let shows_platform =
+        platforms.len() > 1 || args::is_set(&options.build_args, "BUILDKIT_MULTI_PLATFORM");
+    let mut weave = Weave::default();
+    let mut images = Images::new(resolve);
+    for target in platforms {
+        let last_stage = dockerfile.stages.last().and_then(|s| s.name.as_deref());
+        let automatic = args::automatic(
+            &Platform::host(),
+            &target,
+            options.target.as_deref().or(last_stage),
+            &options.build_args,
+        );
+        let mut warn = |warning| weave.warn(warning);
+        let defaults = args::with_globals(automatic.clone(), dockerfile, &Default::default());
+        // A default that cannot be expanded may never be needed: whether it is, the real arguments decide.
+        if let Ok(defaults) = defaults {
+            stages::lint_defaults(dockerfile, &defaults, &mut warn);
+        }
+        let globals = args::with_globals(automatic, dockerfile, &options.build_args)?;
+        let stages = Stages::new(dockerfile, options, &globals, &mut warn)?;
+        let mut lowering = Lowering {
+            escape: dockerfile.directives.escape,
+            options,
+            globals,
+            done: vec![None; stages.all.len()],
+            stages,
+            target,
+            shows_platform,
+            images: &mut images,
+            weave: &mut weave,
+        };
+        let output = lowering.output()?;
+        weave.graph().outputs.push(output);
+    }
+    Ok(weave.finish())
+}
+
+/// What a stage has come to.
+#[derive(Clone)]
+pub(super) struct State {
+    /// The layers so far.
+    pub(super) vertex: Option<VertexId>,
+    /// The configuration so far.
+    pub(super) config: ImageConfig,
+    /// Where its commands run.
+    pub(super) platform: Platform,
+    /// The variables in force.
+    pub(super) scope: Scope,
+    /// The history after the base image's.
+    pub(super) history: Vec<HistoryStep>,
+    /// Whether a WORKDIR was met, in this stage or one it stands on.
+    pub(super) workdir_set: bool,
+}
+
+/// The stage being lowered.
+pub(super) struct Current {
+    /// What it has come to.
+    pub(super) state: State,
+    /// Its name, or `stage-N`.
+    pub(super) label: String,
+    /// Names its steps.
+    pub(super) namer: Namer,
+    /// Whether CMD was met in this very stage.
+    pub(super) cmd_set: bool,
+    /// Whether earlier results must not be used.
+    pub(super) no_cache: bool,
+    /// While triggers of the base run: the place of the `FROM` and its lines, which stand for theirs.
+    pub(super) trigger: Option<(Span, std::ops::Range<u32>)>,
+}
+
+impl Current {
+    /// The place to blame: the word's, or the `FROM` of a trigger.
+    pub(super) fn span(&self, own: Span) -> Span {
+        self.trigger.as_ref().map_or(own, |(span, _)| *span)
+    }
+
+    /// The lines to show.
+    pub(super) fn lines(&self, statement: &Statement) -> std::ops::Range<u32> {
+        match &self.trigger {
+            Some((_, lines)) => lines.clone(),
+            None => statement.lines.clone(),
+        }
+    }
+
+    /// Adds to the history.
+    pub(super) fn record(&mut self, created_by: String, vertex: Option<VertexId>) {
+        self.state.history.push(HistoryStep { created_by, vertex });
+    }
+}
+
+/// The plan for one platform, being made.
+pub(super) struct Lowering<'a, 'r> {
+    /// What escapes in words.
+    pub(super) escape: char,
+    /// The command line's choices.
+    pub(super) options: &'a Options,
+    /// The arguments before the first `FROM`, and the automatic ones.
+    pub(super) globals: Scope,
+    /// All stages.
+    pub(super) stages: Stages<'a>,
+    /// What the stages came to.
+    pub(super) done: Vec<Option<State>>,
+    /// The platform that is built for.
+    pub(super) target: Platform,
+    /// Whether names of steps say the platform.
+    shows_platform: bool,
+    images: &'a mut Images<'r>,
+    /// The graph.
+    pub(super) weave: &'a mut Weave,
+}
+
+/// What a needed stage was found to start from.
+#[derive(Default)]
+struct Start {
+    image: Option<Arc<ResolvedImage>>,
+    triggers: Vec<Statement>,
+}
+
+impl Lowering<'_, '_> {
+    fn output(&mut self) -> Result<Output, PlanError> {
+        let target = self.stages.target()?;
+        self.stages.check()?;
+        self.prefetch(target);
+        let starts = self.needed(target)?;
+        for (index, start) in starts.iter().enumerate() {
+            if let Some(start) = start {
+                let state = self.stage(index, start)?;
+                self.done[index] = Some(state);
+            }
+        }
+        let state = self.done[target]
+            .take()
+            .expect("the target is needed, and what is needed was lowered above");
+        let mut config = state.config;
+        config.config.labels.extend(
+            self.options
+                .labels
+                .iter()
+                .map(|(k, v)| (k.clone(), v.clone())),
+        );
+        config.created = None;
+        if !self.options.platforms.is_empty() {
+            set_platform(&mut config, &self.target);
+        }
+        let normal = config.platform();
+        config.architecture = normal.architecture;
+        config.variant = normal.variant;
+        Ok(Output {
+            platform: self.target.clone(),
+            vertex: state.vertex,
+            config,
+            history: state.history,
+        })
+    }
+
+    /// Asks for the images that the target needs as far as the Dockerfile alone tells: waiting for one after the other
+    /// would take as many round trips.
+    fn prefetch(&mut self, target: usize) {
+        let mut needed = vec![false; target + 1];
+        needed[target] = true;
+        let mut wanted = Vec::new();
+        for index in (0..=target).rev() {
+            if !needed[index] {
+                continue;
+            }
+            let planned = &self.stages.all[index];
+            match &planned.base {
+                Base::Stage(base) => needed[*base] = true,
+                base => wanted.extend(self.key(base).zip(Some(self.platform_of(index)))),
+            }
+            for from in planned.instructions().iter().flat_map(stages::origins) {
+                match self.stages.files(from, from.span) {
+                    Ok(Files::Stage(other)) if other < index => needed[other] = true,
+                    Ok(Files::Elsewhere(base)) => {
+                        wanted.extend(self.key(&base).zip(Some(self.target.clone())));
+                    }
+                    // Both are errors, told where the stage is lowered.
+                    Ok(Files::Stage(_)) | Err(_) => {}
+                }
+            }
+        }
+        self.images.prefetch(wanted);
+    }
+
+    /// The stages that the target needs, each with what it starts from. Triggers of bases may need more stages, so an
+    /// image is looked at before the stages below it are judged.
+    fn needed(&mut self, target: usize) -> Result<Vec<Option<Start>>, PlanError> {
+        let mut starts: Vec<Option<Start>> = Vec::new();
+        starts.resize_with(target + 1, || None);
+        starts[target] = Some(Start::default());
+        for index in (0..=target).rev() {
+            if starts[index].is_none() {
+                continue;
+            }
+            let planned = &self.stages.all[index];
+            let (stage, base) = (planned.stage, planned.base.clone());
+            let mut start = Start::default();
+            let mut texts = Vec::new();
+            let mut needs = Vec::new();
+            if let Base::Stage(base) = base {
+                needs.push(base);
+                texts.extend(self.stages.all[base].instructions().iter().filter_map(|s| {
+                    match &s.instruction {
+                        Instruction::Onbuild(word) => Some(word.text.clone()),
+                        _ => None,
+                    }
+                }));
+            } else {
+                start.image = self.image(&base, &self.platform_of(index), stage.base.span)?;
+                if let Some(image) = &start.image {
+                    texts.clone_from(&image.config.config.on_build);
+                }
+            }
+            let span = stage.from.span;
+            for text in texts {
+                let statement =
+                    dockerfile::parse_trigger(&text, self.escape).map_err(|diagnostics| {
+                        PlanError::Trigger {
+                            trigger: text.clone(),
+                            span,
+                            diagnostics,
+                        }
+                    })?;
+                for from in stages::origins(&statement) {
+                    needs.extend(self.earlier(from, &statement, index, Some(span))?);
+                }
+                start.triggers.push(statement);
+            }
+            for statement in self.stages.all[index].instructions() {
+                for from in stages::origins(statement) {
+                    needs.extend(self.earlier(from, statement, index, None)?);
+                }
+            }
+            for needed in needs {
+                starts[needed].get_or_insert_default();
+            }
+            starts[index] = Some(start);
+        }
+        Ok(starts)
+    }
+
+    /// The stage that a `--from` or `from=` names, if it is one; it must come before stage `index`.
+    fn earlier(
+        &self,
+        from: &Word,
+        statement: &Statement,
+        index: usize,
+        blame: Option<Span>,
+    ) -> Result<Option<usize>, PlanError> {
+        let span = blame.unwrap_or(from.span);
+        let other = match self.stages.files(from, span)? {
+            Files::Stage(other) => other,
+            Files::Elsewhere(_) => return Ok(None),
+        };
+        if other < index {
+            return Ok(Some(other));
+        }
+        let stage = &self.stages.all[index];
+        if other == index {
+            return Err(PlanError::Circular {
+                stage: stage.label(),
+                span,
+            });
+        }
+        let from = from.text.clone();
+        Err(match &statement.instruction {
+            Instruction::Run(run) => PlanError::MountFromLater {
+                target: run
+                    .mounts
+                    .iter()
+                    .find(|m| m.from.as_ref().is_some_and(|f| f.text == from))
+                    .and_then(|m| m.target.as_ref())
+                    .map_or_else(String::new, |t| t.text.clone()),
+                from,
+                span,
+            },
+            _ => PlanError::CopyFromLater {
+                from,
+                stage: stage.label(),
+                span,
+            },
+        })
+    }
+
+    fn platform_of(&self, index: usize) -> Platform {
+        let own = self.stages.all[index].platform.as_ref();
+        own.unwrap_or(&self.target).clone()
+    }
+
+    /// The image that a base is, if it is one that can be named.
+    fn key(&self, base: &Base) -> Option<ImageKey> {
+        match base {
+            Base::Scratch | Base::Stage(_) => None,
+            Base::Context(name) => ImageKey::of_context(&self.options.contexts[name]),
+            Base::Image(name) => name.parse().ok().map(ImageKey::Reference),
+        }
+    }
+
+    /// The image that a base is; none for scratch, stages and contexts of files.
+    fn image(
+        &mut self,
+        base: &Base,
+        platform: &Platform,
+        span: Span,
+    ) -> Result<Option<Arc<ResolvedImage>>, PlanError> {
+        if let Base::Image(name) = base
+            && let Err(source) = name.parse::<Reference>()
+        {
+            return Err(PlanError::Reference {
+                name: name.clone(),
+                span,
+                source,
+                meant: self.stages.meant(name),
+            });
+        }
+        let Some(key) = self.key(base) else {
+            return Ok(None);
+        };
+        match self.images.get(&key, platform) {
+            Ok(image) => Ok(Some(image)),
+            Err(source) => {
+                let name = match base {
+                    Base::Image(name) | Base::Context(name) => name.clone(),
+                    Base::Scratch | Base::Stage(_) => String::new(),
+                };
+                Err(PlanError::Image {
+                    meant: self.stages.meant(&name),
+                    name,
+                    span,
+                    source,
+                })
+            }
+        }
+    }
+
+    /// The layers of an image as a vertex; none if it has none.
+    fn image_vertex(
+        &mut self,
+        image: &Arc<ResolvedImage>,
+        place: Place<'_>,
+        name: impl FnOnce(&str) -> String,
+    ) -> Option<VertexId> {
+        if image.layers.is_empty() {
+            return None;
+        }
+        let pinned = match image.name.contains('@') {
+            true => image.name.clone(),
+            false => format!("{}@{}", image.name, image.manifest.digest),
+        };
+        let name = match place.context {
+            Some(context) => format!("[context {context}] {pinned}"),
+            None => name(&format!("FROM {pinned}")),
+        };
+        Some(self.weave.add(Vertex {
+            op: Op::Image(image.clone()),
+            base: None,
+            name,
+            stage: place.stage.to_owned(),
+            lines: place.lines,
+            created_by: String::new(),
+            platform: place.platform.clone(),
+            no_cache: false,
+        }))
+    }
+
+    /// Whose files a `--from` or `from=` names, as vertices.
+    pub(super) fn origin(
+        &mut self,
+        current: &Current,
+        from: &Word,
+        lines: std::ops::Range<u32>,
+    ) -> Result<Origin, PlanError> {
+        let span = current.span(from.span);
+        let base = match self.stages.files(from, span)? {
+            Files::Stage(index) => {
+                let state = self.done[index]
+                    .as_ref()
+                    .expect("stages that are needed come before who needs them, and were lowered");
+                return Ok(Origin::Vertex(state.vertex));
+            }
+            Files::Elsewhere(base) => base,
+        };
+        let platform = self.target.clone();
+        let context = match &base {
+            Base::Context(name) => Some(name.as_str()),
+            _ => None,
+        };
+        match (self.image(&base, &platform, span)?, context) {
+            (Some(image), context) => {
+                let place = Place {
+                    stage: &current.label,
+                    context,
+                    lines,
+                    platform: &platform,
+                };
+                let vertex = self.image_vertex(&image, place, str::to_owned);
+                Ok(Origin::Vertex(vertex))
+            }
+            (None, Some(name)) => Ok(Origin::Named(name.to_owned())),
+            (None, None) => Ok(Origin::Vertex(None)),
+        }
+    }
+
+    fn stage(&mut self, index: usize, start: &Start) -> Result<State, PlanError> {
+        let planned = &self.stages.all[index];
+        let (stage, base, label) = (planned.stage, planned.base.clone(), planned.label());
+        let instructions = planned.instructions();
+        let from_lines = 0..0;
+        let own = |s: &&Statement| {
+            matches!(
+                s.instruction,
+                Instruction::Run(_)
+                    | Instruction::Copy(_)
+                    | Instruction::Add(_)
+                    | Instruction::Workdir(_)
+            )
+        };
+        let has_base_step = !matches!(base, Base::Scratch | Base::Stage(_)) && !planned.replaced;
+        let mut namer = Namer {
+            platform: None,
+            stage: match self.stages.is_single() {
+                true => String::new(),
+                false => label.clone(),
+            },
+            total: usize::from(has_base_step)
+                + start.triggers.len()
+                + instructions.iter().filter(own).count(),
+            index: 0,
+        };
+        let wanted = self.platform_of(index);
+        let shows_platform = self.shows_platform;
+        let show = |platform: &Platform| shows_platform.then(|| platform.clone());
+        namer.platform = show(&wanted);
+        let state = match (&base, &start.image) {
+            (Base::Stage(base), _) => {
+                let below = self.done[*base]
+                    .as_ref()
+                    .expect("a stage's base comes before it and was lowered");
+                let mut state = below.clone();
+                state.config.config.on_build.clear();
+                state
+            }
+            (_, Some(image)) => {
+                let config = image.config.clone();
+                self.lint_base_platform(&stage.base, &wanted, &config);
+                let place = Place {
+                    stage: &label,
+                    context: match &base {
+                        Base::Context(name) => Some(name),
+                        _ => None,
+                    },
+                    lines: from_lines.clone(),
+                    platform: &wanted,
+                };
+                let vertex = self.image_vertex(image, place, |text| namer.base(text));
+                State::new(config, vertex, wanted)
+            }
+            (Base::Context(name), None) => {
+                let mut state = State::new(scratch(&wanted), None, wanted);
+                // The folder's files are the first layer.
+                let created_by = format!("FROM {name}");
+                let vertex = self.weave.add(Vertex {
+                    op: Op::Copy(whole_context(name)),
+                    base: None,
+                    name: format!("[context {name}] {created_by}"),
+                    stage: label.clone(),
+                    lines: from_lines.clone(),
+                    created_by: created_by.clone(),
+                    platform: state.platform.clone(),
+                    no_cache: false,
+                });
+                state.vertex = Some(vertex);
+                state.history.push(HistoryStep {
+                    created_by,
+                    vertex: state.vertex,
+                });
+                state
+            }
+            // `--platform` says nothing about nothing.
+            _ => State::new(scratch(&self.target), None, self.target.clone()),
+        };
+        namer.platform = show(&state.platform);
+        let no_cache = self.options.no_cache
+            || stage.name.as_ref().is_some_and(|name| {
+                let mut filters = self.options.no_cache_filter.iter();
+                filters.any(|f| f.eq_ignore_ascii_case(name))
+            });
+        let mut current = Current {
+            state,
+            label,
+            namer,
+            cmd_set: false,
+            no_cache,
+            trigger: None,
+        };
+        current.state.inherit();
+        current.trigger = Some((stage.from.span, from_lines));
+        for statement in &start.triggers {
+            self.instruction(&mut current, statement)?;
+        }
+        current.trigger = None;
+        for statement in instructions {
+            self.instruction(&mut current, statement)?;
+        }
+        Ok(current.state)
+    }
+
+    fn lint_base_platform(&mut self, base: &Word, wanted: &Platform, config: &ImageConfig) {
+        let got = config.platform();
+        if got.os != wanted.os || got.architecture != wanted.architecture {
+            self.weave.warn(Diagnostic::warning(
+                "InvalidBaseImagePlatform",
+                base.span,
+                format!(
+                    "Base image {} was pulled with platform \"{got}\", expected \"{wanted}\" for current build",
+                    base.text
+                ),
+            ));
+        }
+    }
+
+    /// Expands a word of the current stage; what is not defined is noted.
+    pub(super) fn expand(&mut self, current: &Current, word: &Word) -> Result<String, PlanError> {
+        let (text, uses) = current
+            .state
+            .scope
+            .expand(&word.text, self.escape)
+            .map_err(|source| PlanError::Word {
+                text: word.text.clone(),
+                span: current.span(word.span),
+                source,
+            })?;
+        self.lint_undefined(current, &uses, word.span);
+        Ok(text)
+    }
+
+    /// [`Lowering::expand`] of a word that may not be there; one that comes to nothing counts as not there.
+    pub(super) fn expand_optional(
+        &mut self,
+        current: &Current,
+        word: Option<&Word>,
+    ) -> Result<Option<String>, PlanError> {
+        let text = word.map(|w| self.expand(current, w)).transpose()?;
+        Ok(text.filter(|t| !t.is_empty()))
+    }
+
+    /// Warns of names that are neither set nor declared.
+    pub(super) fn lint_undefined(&mut self, current: &Current, uses: &Uses, span: Span) {
+        let scope = &current.state.scope;
+        for name in uses.missing.iter().filter(|n| !scope.is_declared(n)) {
+            let mut message = format!("Usage of undefined variable '${name}'");
+            if let Some(meant) = dockerfile::nearest(name, scope.names()) {
+                message = format!("{message} (did you mean ${meant}?)");
+            }
+            let span = current.span(span);
+            self.weave
+                .warn(Diagnostic::warning("UndefinedVar", span, message));
+        }
+    }
+}
+
+/// Where a base image is named, for its vertex.
+struct Place<'p> {
+    stage: &'p str,
+    /// The named context that it is.
+    context: Option<&'p str>,
+    lines: std::ops::Range<u32>,
+    platform: &'p Platform,
+}
+
+impl State {
+    fn new(config: ImageConfig, vertex: Option<VertexId>, platform: Platform) -> State {
+        State {
+            vertex,
+            config,
+            platform,
+            scope: Scope::default(),
+            history: Vec::new(),
+            workdir_set: false,
+        }
+    }
+
+    /// What every stage starts with: a PATH, the base's variables in force, its triggers taken.
+    fn inherit(&mut self) {
+        let config = &mut self.config.config;
+        config.on_build.clear();
+        if config.env_value("PATH").is_none() && self.platform.os != "windows" {
+            config.set_env("PATH", DEFAULT_PATH);
+        }
+        for entry in &config.env {
+            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+            self.scope.set(name, value);
+        }
+    }
+}
+
+/// The configuration of nothing.
+fn scratch(platform: &Platform) -> ImageConfig {
+    let mut config = ImageConfig::scratch(platform);
+    config.config.set_env("PATH", DEFAULT_PATH);
+    "/".clone_into(&mut config.config.working_dir);
+    config
+}
+
+/// The configuration says the platform that was asked for, whatever the base says. A variant stays unless contradicted.
+fn set_platform(config: &mut ImageConfig, platform: &Platform) {
+    let same = config.os == platform.os && config.architecture == platform.architecture;
+    config.os.clone_from(&platform.os);
+    config.architecture.clone_from(&platform.architecture);
+    if platform.variant.is_some() || !same {
+        config.variant.clone_from(&platform.variant);
+    }
+    if platform.os_version.is_some() || !same {
+        config.os_version.clone_from(&platform.os_version);
+    }
+    if !platform.os_features.is_empty() {
+        config.os_features.clone_from(&platform.os_features);
+    }
+}
+
+/// All files of a named context.
+fn whole_context(name: &str) -> CopyOp {
+    CopyOp {
+        add: false,
+        origin: Origin::Named(name.to_owned()),
+        sources: vec![CopySource::Path("/".to_owned())],
+        destination: "/".to_owned(),
+        chown: None,
+        chmod: None,
+        link: false,
+        parents: false,
+        excludes: Vec::new(),
+        unpack: None,
+    }
+}
