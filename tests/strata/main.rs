@@ -1,0 +1,31 @@
+//! The integration tests of strata, one binary.
+//!
+//! ```text
+//! conformance   the cases of testdata/conformance/cases, each area a test, as root and as an ordinary user
+//!   │ world     what the cases stand on: bases (base images), server (registry, files, git), git, agent
+//!   │ case      one case: its data, and one build of it by the binary under test
+//!   │ image     the OCI archive a build wrote, read and verified; tree: its layers, flattened
+//!   ▼ compare   expected against got
+//! floors        the sources keep the floors of the house
+//! ```
+//!
+//! | variable | |
+//! |---|---|
+//! | `STRATA_CASES` | only these cases: globs, comma-separated (`copy-*,run-mount-*`) |
+//! | `STRATA_TEST_DIR` | where the tests work, instead of the folder for temporary files |
+//! | `STRATA_KEEP` | set: leave the tests' folders, logs and images behind, and say where |
+//! | `STRATA_BUILDER` | a command prefix that takes the place of `strata --root STATE build` (to test the tests) |
+
+mod agent;
+mod bases;
+mod case;
+mod compare;
+mod conformance;
+mod floors;
+mod git;
+mod image;
+mod pattern;
+mod server;
+mod tree;
+mod user;
+mod world;
