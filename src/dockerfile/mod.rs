@@ -13,6 +13,8 @@
 
 pub mod ast;
 pub mod diagnostic;
+pub mod glob;
+pub mod ignore;
 pub mod lint;
 pub mod mounts;
 pub mod words;
