@@ -84,7 +84,7 @@ impl Layout {
     }
 
     fn failed(&self, action: &'static str, path: &Path, error: io::Error) -> ImageError {
-        failed(action, &path.display().to_string(), error)
+        ImageError::from_io(action, &path.display().to_string(), error)
     }
 
     fn check(&self) -> Result<(), ImageError> {
@@ -159,7 +159,8 @@ impl Layout {
             temp.persist(&path)?;
             Ok(())
         };
-        write().map_err(|e| failed("write", &format!("blob {}", descriptor.digest), e))?;
+        write()
+            .map_err(|e| ImageError::from_io("write", &format!("blob {}", descriptor.digest), e))?;
         self.unsynced
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -198,22 +199,6 @@ fn temp_in(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
         .tempfile_in(dir)
 }
 
-/// An [`ImageError`] from an I/O error, which may carry one that came through a reader.
-pub(super) fn failed(action: &'static str, what: &str, error: io::Error) -> ImageError {
-    if error
-        .get_ref()
-        .is_some_and(|e| e.is::<super::VerifyError>())
-    {
-        let verify = error.into_inner().and_then(|e| e.downcast().ok());
-        return ImageError::Verify(verify.expect("it was one a line above"));
-    }
-    ImageError::Medium {
-        action,
-        what: what.to_owned(),
-        source: error.into(),
-    }
-}
-
 /// Parses an `index.json`.
 pub(super) fn parse_index(bytes: &[u8], what: &str) -> Result<Index, ImageError> {
     if bytes.len() as u64 > MAX_INDEX_BYTES {
@@ -250,7 +235,7 @@ impl Source for Layout {
     fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         let reader = self.blob(descriptor)?;
         read_verified(reader, descriptor)
-            .map_err(|e| failed("read", &format!("manifest {}", descriptor.digest), e))
+            .map_err(|e| ImageError::from_io("read", &format!("manifest {}", descriptor.digest), e))
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {

@@ -130,7 +130,7 @@ impl Sink for Memory {
     ) -> Result<(), ImageError> {
         let mut bytes = Vec::new();
         let read = open()?.read_to_end(&mut bytes);
-        read.map_err(|e| super::layout::failed("read", "blob", e))?;
+        read.map_err(|e| ImageError::from_io("read", "blob", e))?;
         self.0
             .lock()
             .unwrap()

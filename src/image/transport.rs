@@ -1,7 +1,7 @@
 //! Where images come from and go to.
 
 use std::error::Error;
-use std::io::Read;
+use std::io::{self, Read};
 
 use crate::oci::{Descriptor, Digest, Reference};
 
@@ -60,6 +60,24 @@ pub enum ImageError {
 impl From<super::VerifyError> for ImageError {
     fn from(error: super::VerifyError) -> ImageError {
         ImageError::Verify(Box::new(error))
+    }
+}
+
+impl ImageError {
+    /// What an I/O error means; one that carries a [`super::VerifyError`] through a reader is that.
+    pub fn from_io(action: &'static str, what: &str, error: io::Error) -> ImageError {
+        let carries = error
+            .get_ref()
+            .is_some_and(|e| e.is::<super::VerifyError>());
+        if carries {
+            let verify = error.into_inner().and_then(|e| e.downcast().ok());
+            return ImageError::Verify(verify.expect("it was one a line above"));
+        }
+        ImageError::Medium {
+            action,
+            what: what.to_owned(),
+            source: error.into(),
+        }
     }
 }
 

@@ -10,3 +10,24 @@
 //! Concurrency: one client serves many threads and keeps its connections and tokens; blocking, no async runtime.
 //!
 //! Knows no store and no build.
+
+mod auth;
+mod challenge;
+mod client;
+mod credentials;
+mod download;
+mod error;
+mod exchange;
+mod network;
+mod remote;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+pub use client::{Client, ClientOptions};
+pub use credentials::{CredentialError, Credentials};
+pub use error::RegistryError;
+pub use network::Proxies;
+pub use remote::Remote;
+pub use secret::{Login, Secret};

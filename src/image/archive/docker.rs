@@ -108,7 +108,7 @@ fn layer(
     diff_id: &Digest,
     medium: &str,
 ) -> Result<Descriptor, ImageError> {
-    let read = |e| super::super::layout::failed("read", &format!("layer {path} of {medium}"), e);
+    let read = |e| ImageError::from_io("read", &format!("layer {path} of {medium}"), e);
     let mut magic = Vec::new();
     MemberReader::new(file, extent)
         .take(4)
@@ -162,6 +162,6 @@ pub(super) fn small(
     let mut bytes = Vec::new();
     MemberReader::new(file, extent)
         .read_to_end(&mut bytes)
-        .map_err(|e| super::super::layout::failed("read", &format!("{path} of {medium}"), e))?;
+        .map_err(|e| ImageError::from_io("read", &format!("{path} of {medium}"), e))?;
     Ok(bytes)
 }

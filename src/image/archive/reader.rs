@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::layout::{failed, parse_index};
+use super::super::layout::parse_index;
 use super::super::name;
 use super::super::{ImageError, Source, VerifyReader, read_verified};
 use super::docker::{self, Converted};
@@ -41,7 +41,7 @@ impl Archive {
             }
             spool(file, path.parent())
         };
-        let file = open().map_err(|e: io::Error| failed("read", &medium, e))?;
+        let file = open().map_err(|e: io::Error| ImageError::from_io("read", &medium, e))?;
         Archive::from_file(file, medium, wanted)
     }
 
@@ -53,7 +53,7 @@ impl Archive {
         temp_dir: Option<&Path>,
         wanted: Option<&str>,
     ) -> Result<Archive, ImageError> {
-        let file = spool(stream, temp_dir).map_err(|e| failed("read", medium, e))?;
+        let file = spool(stream, temp_dir).map_err(|e| ImageError::from_io("read", medium, e))?;
         Archive::from_file(file, medium.to_owned(), wanted)
     }
 
@@ -61,7 +61,7 @@ impl Archive {
         let members = file
             .metadata()
             .and_then(|meta| Members::read(&file, meta.len()))
-            .map_err(|e| failed("read", &medium, e))?;
+            .map_err(|e| ImageError::from_io("read", &medium, e))?;
         let file = Arc::new(file);
         let mut archive = Archive {
             medium,
@@ -137,7 +137,7 @@ impl Source for Archive {
             return Ok(made.manifest.clone());
         }
         read_verified(self.blob(descriptor)?, descriptor)
-            .map_err(|e| failed("read", &format!("manifest {}", descriptor.digest), e))
+            .map_err(|e| ImageError::from_io("read", &format!("manifest {}", descriptor.digest), e))
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {

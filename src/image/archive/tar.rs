@@ -229,7 +229,7 @@ impl Header {
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         let (high, low) = field.split_at(field.len() - 8);
-        if field[0] != 0x80 || high[1..].iter().any(|b| *b != 0) {
+        if field[0] != 0x80 || high.iter().skip(1).any(|b| *b != 0) {
             return None;
         }
         return low.try_into().ok().map(u64::from_be_bytes);

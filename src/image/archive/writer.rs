@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use super::super::layout::{OCI_LAYOUT, failed};
+use super::super::layout::OCI_LAYOUT;
 use super::super::name::{self, Name};
 use super::super::{ImageError, Put, Sink};
 use super::tar;
@@ -83,13 +83,13 @@ impl ArchiveWriter {
         let what = path.display().to_string();
         if path.is_dir() {
             let error = io::Error::from(io::ErrorKind::IsADirectory);
-            return Err(failed("write", &what, error));
+            return Err(ImageError::from_io("write", &what, error));
         }
         let temp = tempfile::Builder::new()
             .prefix(".tmp")
             .permissions(fs::Permissions::from_mode(0o644))
             .tempfile_in(dir)
-            .map_err(|e| failed("write", &what, e))?;
+            .map_err(|e| ImageError::from_io("write", &what, e))?;
         let out = Out::File {
             temp: io::BufWriter::with_capacity(BUFFER_BYTES, temp),
             path: path.to_owned(),
@@ -135,7 +135,7 @@ impl ArchiveWriter {
         let what = format!("blob {} to {}", descriptor.digest, self.medium);
         state
             .member(&blob_path(&descriptor.digest), descriptor.size, &mut reader)
-            .map_err(|e| failed("write", &what, e))?;
+            .map_err(|e| ImageError::from_io("write", &what, e))?;
         state.written.insert(descriptor.digest, descriptor.size);
         Ok(())
     }
@@ -300,7 +300,7 @@ impl Sink for ArchiveWriter {
             state.small("oci-layout", OCI_LAYOUT)?;
             state.end()
         };
-        write().map_err(|e| failed("write", &self.medium, e))
+        write().map_err(|e| ImageError::from_io("write", &self.medium, e))
     }
 
     fn ordered(&self) -> bool {
