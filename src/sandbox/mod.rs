@@ -13,6 +13,27 @@
 //!
 //! Knows no image words (layer, config, Dockerfile). The only room with `unsafe`.
 
+pub mod cgroup;
+mod child;
+mod error;
+mod mounts;
+pub mod overlay;
+mod process;
+mod resolve;
+mod seccomp;
 pub mod spec;
+mod stubs;
+mod sys;
+mod syscalls;
+pub mod terminal;
+pub mod userns;
 
+pub use error::SandboxError;
+pub use process::{Child, Killer, Status, spawn};
+pub use rustix::process::Signal;
 pub use spec::{Bind, Device, Limits, Mount, Network, Security, Spec, Stdio, Terminal};
+pub use stubs::Created;
+pub use userns::Privilege;
+
+#[cfg(test)]
+mod tests;

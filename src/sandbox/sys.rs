@@ -1,0 +1,250 @@
+//! The system calls that rustix does not have, each as one safe function where that is possible.
+
+#![expect(unsafe_code, reason = "raw system calls")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+/// What `mount_setattr` changes.
+#[derive(Clone, Copy)]
+pub(super) struct MountAttributes {
+    /// `MOUNT_ATTR_*` to set.
+    pub(super) set: u64,
+    /// Whether mounts below are changed too.
+    pub(super) recursive: bool,
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+
+fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+    if result < 0 {
+        Err(last_errno())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Changes the attributes of the mount that `mount` is the root of.
+pub(super) fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    attributes: MountAttributes,
+) -> Result<(), Errno> {
+    let attr = libc::mount_attr {
+        attr_set: attributes.set,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH
+        | if attributes.recursive {
+            libc::AT_RECURSIVE
+        } else {
+            0
+        };
+    // SAFETY: the path is a C string, and `attr` is alive and as long as the size says.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Which side of [`fork`] this is.
+pub(super) enum Forked {
+    /// The new process.
+    Child,
+    /// The old one.
+    Parent {
+        /// The child, in this process's PID namespace.
+        pid: Pid,
+        /// A descriptor of the child.
+        pidfd: OwnedFd,
+    },
+}
+
+/// Forks into a new PID namespace, without running anything the C library does around fork.
+///
+/// # Safety
+///
+/// Other threads of this process may hold any lock: the child may make only async-signal-safe calls (in particular neither
+/// allocate nor free), and must end in `execve` or `_exit`.
+pub(super) unsafe fn fork_into_pid_namespace() -> Result<Forked, Errno> {
+    let mut pidfd: libc::c_int = -1;
+    let flags = libc::CLONE_NEWPID | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: no CLONE_VM and no stack: the child runs on a copy of this one, as after fork. With CLONE_PIDFD the third argument is
+    // where the descriptor goes, on every architecture; it outlives the call. The caller vouches for the child's conduct.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) })?;
+    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        None => Ok(Forked::Child),
+        // SAFETY: the kernel has just made the descriptor for us, and nobody else knows it.
+        Some(pid) => Ok(Forked::Parent {
+            pid,
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
+    }
+}
+
+/// Forks a process that has one thread.
+///
+/// # Safety
+///
+/// The process must have a single thread, or the child keep to what [`fork_into_pid_namespace`] says.
+pub(super) unsafe fn fork() -> Result<Option<Pid>, Errno> {
+    // SAFETY: the caller vouches for the child's conduct.
+    let pid = unsafe { libc::fork() };
+    if pid < 0 {
+        return Err(last_errno());
+    }
+    Ok(Pid::from_raw(pid))
+}
+
+/// Ends the process at once, with no destructor and no exit handler.
+pub(super) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` is always safe to call.
+    unsafe { libc::_exit(code) }
+}
+
+/// Leaves the namespaces of the other threads. See `unshare(2)`; never `CLONE_FILES`.
+pub(super) fn unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> {
+    debug_assert!(
+        !flags.contains(rustix::thread::UnshareFlags::FILES),
+        "descriptors stay shared"
+    );
+    // SAFETY: the descriptor table is not unshared, which is the only hazard of this call.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// Installs a seccomp filter for this thread without setting no_new_privs, which takes CAP_SYS_ADMIN.
+pub(super) fn load_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
+    let header = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::TOOBIG)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies the program, of which pointer and length are right, and does not write to it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const header,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Marks every descriptor from `first` on to be closed by exec.
+pub(super) fn close_from_on_exec(first: u32) -> Result<(), Errno> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: three integers; closes nothing yet.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        )
+    })
+    .map(drop)
+}
+
+/// Takes a capability out of the bounding set; `false` if the kernel knows no such number.
+pub(super) fn drop_bounding(capability: u32) -> Result<bool, Errno> {
+    // SAFETY: integers only.
+    match check(unsafe {
+        libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0)
+    }) {
+        Ok(_) => Ok(true),
+        Err(Errno::INVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Blocks every signal for this thread and returns what was blocked before.
+pub(super) fn block_signals() -> libc::sigset_t {
+    // SAFETY: both sets are plain data that the calls below fill.
+    let (mut all, mut old) = unsafe {
+        (
+            std::mem::zeroed::<libc::sigset_t>(),
+            std::mem::zeroed::<libc::sigset_t>(),
+        )
+    };
+    // SAFETY: both pointers are to live sets.
+    unsafe {
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
+    }
+    old
+}
+
+/// Puts back what [`block_signals`] returned.
+pub(super) fn restore_signals(old: &libc::sigset_t) {
+    // SAFETY: `old` is a live set; the old value is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, std::ptr::null_mut()) };
+}
+
+/// Gives every signal its default action and blocks none: what a command expects to start with.
+pub(super) fn reset_signals() {
+    // SAFETY: an all-zero sigaction is SIG_DFL with no flags and an empty mask; numbers the kernel or the C library keep for
+    // themselves are refused, which does no harm.
+    unsafe {
+        let default = std::mem::zeroed::<libc::sigaction>();
+        for signal in 1..=64 {
+            libc::sigaction(signal, &raw const default, std::ptr::null_mut());
+        }
+        let mut none = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Switches the loopback interface of this thread's network namespace on.
+pub(super) fn loopback_up() -> Result<(), Errno> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes_with_nul()) {
+        *to = from.cast_signed() as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which `request` is.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_ioctl,
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS,
+            &raw const request,
+        )
+    })
+    .map(drop)
+}
+
+/// Replaces the process by a program. Returns only if that failed.
+///
+/// # Safety
+///
+/// Both lists must be null-terminated arrays of pointers to C strings that are alive.
+pub(super) unsafe fn execve(
+    path: &std::ffi::CStr,
+    arguments: *const *const libc::c_char,
+    environment: *const *const libc::c_char,
+) -> Errno {
+    // SAFETY: `path` is a C string, the caller vouches for the lists.
+    unsafe { libc::execve(path.as_ptr(), arguments, environment) };
+    last_errno()
+}
