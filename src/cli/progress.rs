@@ -68,12 +68,12 @@ pub(crate) fn colours() -> bool {
 }
 
 impl Progress {
-    /// A progress view for `mode`; a terminal's view falls back to plain lines where there is no terminal.
-    pub(crate) fn new(mode: ProgressMode) -> Progress {
+    /// A progress view for `mode`; `doing` is what a terminal's summary calls the work (`Building`). A terminal's view falls back to plain lines where there is no terminal.
+    pub(crate) fn new(mode: ProgressMode, doing: &'static str) -> Progress {
         let terminal =
             io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
         let view = match mode {
-            ProgressMode::Auto | ProgressMode::Tty if terminal => View::Tty(Tty::new(colours())),
+            ProgressMode::Auto | ProgressMode::Tty if terminal => View::Tty(Tty::new(doing, colours())),
             ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain => {
                 View::Plain(Plain::default())
             }

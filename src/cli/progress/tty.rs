@@ -56,6 +56,8 @@ struct Styled {
 
 /// The terminal view.
 pub(crate) struct Tty {
+    /// What the summary calls the work: `Building`.
+    doing: &'static str,
     colours: bool,
     /// Lines that will scroll away with the next frame.
     permanent: Vec<Styled>,
@@ -65,8 +67,9 @@ pub(crate) struct Tty {
 
 impl Tty {
     /// An empty view.
-    pub(crate) fn new(colours: bool) -> Tty {
+    pub(crate) fn new(doing: &'static str, colours: bool) -> Tty {
         Tty {
+            doing,
             colours,
             permanent: Vec::new(),
             drawn: Vec::new(),
@@ -104,7 +107,7 @@ impl Tty {
 
     /// The bytes that turn the last frame into this one.
     pub(crate) fn draw(&mut self, at: Duration, steps: &Steps, size: Size) -> Vec<u8> {
-        let live = live(at, steps, size);
+        let live = live(self.doing, at, steps, size);
         self.paint(live, size)
     }
 
@@ -119,7 +122,7 @@ impl Tty {
             };
             let seconds = at.as_secs_f64();
             self.permanent.push(Styled {
-                text: format!("[+] Building {seconds:.1}s ({ended}/{all}) {word}"),
+                text: format!("[+] {} {seconds:.1}s ({ended}/{all}) {word}", self.doing),
                 style: Style::Plain,
             });
         }
@@ -164,7 +167,7 @@ impl Tty {
 }
 
 /// The lines at the bottom: what runs, the end of its output, and a summary.
-fn live(at: Duration, steps: &Steps, size: Size) -> Vec<Styled> {
+fn live(doing: &str, at: Duration, steps: &Steps, size: Size) -> Vec<Styled> {
     let running = steps.running();
     let (ended, all) = steps.counts();
     // One row for the summary and one below it for the cursor: a frame higher than the screen could not be overwritten.
@@ -201,7 +204,7 @@ fn live(at: Duration, steps: &Steps, size: Size) -> Vec<Styled> {
     if all > 0 {
         let seconds = at.as_secs_f64();
         lines.push(Styled {
-            text: format!("[+] Building {seconds:.1}s ({ended}/{all})"),
+            text: format!("[+] {doing} {seconds:.1}s ({ended}/{all})"),
             style: Style::Plain,
         });
     }
@@ -352,7 +355,7 @@ mod tests {
 
     #[test]
     fn finished_steps_scroll_and_running_ones_stay() {
-        let (mut steps, mut tty) = (Steps::default(), Tty::new(false));
+        let (mut steps, mut tty) = (Steps::default(), Tty::new("Building", false));
         start(&mut steps, &mut tty, 0, "[1/3] FROM busybox");
         start(
             &mut steps,
@@ -391,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_narrower_terminal_has_wrapped_the_old_frame() {
-        let (mut steps, mut tty) = (Steps::default(), Tty::new(false));
+        let (mut steps, mut tty) = (Steps::default(), Tty::new("Building", false));
         start(&mut steps, &mut tty, 0, "a");
         tty.draw(Duration::ZERO, &steps, SIZE);
         let narrow = Size {
@@ -407,12 +410,12 @@ mod tests {
 
     #[test]
     fn a_frame_is_never_higher_than_the_screen() {
-        let (mut steps, mut tty) = (Steps::default(), Tty::new(true));
+        let (mut steps, mut tty) = (Steps::default(), Tty::new("Building", true));
         for id in 0..50 {
             start(&mut steps, &mut tty, id, "step");
         }
         for rows in [1, 2, 3, 10] {
-            let lines = live(Duration::ZERO, &steps, Size { columns: 10, rows });
+            let lines = live("Building", Duration::ZERO, &steps, Size { columns: 10, rows });
             assert!(lines.len() <= rows.max(2), "{rows}: {}", lines.len());
         }
     }
