@@ -8,7 +8,9 @@ use strata::store::{Named, Store};
 
 use super::error::{CliError, Doing as _};
 use super::inspect::{self, Pieces};
-use super::output::{Format, Table, human_created, human_size, note, print, print_json, print_line, truncate};
+use super::output::{
+    Format, Table, human_created, human_size, note, print, print_json, print_line, truncate,
+};
 use super::session::Session;
 use super::values::reference;
 
@@ -45,7 +47,9 @@ pub(crate) struct ImagesArgs {
 
 /// Give an image another name
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  strata tag app registry.example/team/app:1.2\n  strata tag 3f2a9c app:old")]
+#[command(
+    after_help = "Examples:\n  strata tag app registry.example/team/app:1.2\n  strata tag 3f2a9c app:old"
+)]
 pub(crate) struct TagArgs {
     /// The image: a name, or the beginning of its ID
     #[arg(value_name = "IMAGE")]
@@ -358,7 +362,11 @@ mod tests {
     #[test]
     fn steps_have_the_sizes_of_their_layers() {
         let blob = |size| {
-            Descriptor::new(MediaType::OciLayerGzip, Digest::of(&[size]), u64::from(size))
+            Descriptor::new(
+                MediaType::OciLayerGzip,
+                Digest::of(&[size]),
+                u64::from(size),
+            )
         };
         let step = |text: &str, empty_layer| History {
             created_by: Some(text.to_owned()),

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 use strata::image::{Source, read_verified, resolve};
-use strata::oci::{Descriptor, Document, Index, ImageConfig, Manifest, Platform};
+use strata::oci::{Descriptor, Document, ImageConfig, Index, Manifest, Platform};
 
 use super::error::{CliError, Doing as _};
 use super::medium;
@@ -87,7 +87,9 @@ pub(crate) fn wanted_platform(text: Option<&str>) -> Result<Platform, CliError> 
     match parsed.len() {
         0 => Ok(Platform::host()),
         1 => Ok(parsed.remove(0)),
-        _ => Err(CliError::Usage("--platform takes one platform here".to_owned())),
+        _ => Err(CliError::Usage(
+            "--platform takes one platform here".to_owned(),
+        )),
     }
 }
 

@@ -1,9 +1,9 @@
 //! `login` and `logout`.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
-use std::path::PathBuf;
 
-use super::credentials;
+use strata::registry::{Client, Credentials, Secret};
+
 use super::error::{CliError, Doing as _};
 use super::output::note;
 
@@ -27,7 +27,12 @@ pub(crate) struct LoginArgs {
     #[arg(short = 'u', long, value_name = "NAME")]
     username: Option<String>,
     /// The password or token; others on this machine can see it: prefer --password-stdin
-    #[arg(short = 'p', long, value_name = "TEXT", conflicts_with = "password_stdin")]
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "TEXT",
+        conflicts_with = "password_stdin"
+    )]
     password: Option<String>,
     /// Read the password or token from standard input
     #[arg(long)]
@@ -41,12 +46,6 @@ pub(crate) struct LogoutArgs {
     /// The registry: HOST[:PORT]
     #[arg(value_name = "REGISTRY", default_value = "docker.io")]
     registry: String,
-}
-
-fn file() -> Result<PathBuf, CliError> {
-    credentials::file(|name| std::env::var_os(name).map(PathBuf::from)).ok_or_else(|| {
-        CliError::Refused("no place for credentials: set HOME or REGISTRY_AUTH_FILE".to_owned())
-    })
 }
 
 /// The registry without a scheme and path, as people paste it.
@@ -66,7 +65,7 @@ fn registry(text: &str) -> Result<&str, CliError> {
 
 impl LoginArgs {
     /// Runs `login`.
-    pub(crate) fn run(&self) -> Result<(), CliError> {
+    pub(crate) fn run(&self, client: &Client) -> Result<(), CliError> {
         let registry = registry(&self.registry)?;
         let user = match &self.username {
             Some(user) => user.clone(),
@@ -96,8 +95,16 @@ impl LoginArgs {
                 "expected a user name without a colon, and a password".to_owned(),
             ));
         }
-        let place = credentials::store(&file()?, registry, &user, &secret)?;
-        note(&format!("credentials for {registry} kept in {place}"));
+        let secret = Secret::new(secret);
+        client
+            .check_login(registry, &user, &secret)
+            .doing(|| format!("log in to {registry}"))?;
+        let place = Credentials::from_env()
+            .store(registry, &user, &secret)
+            .doing(|| format!("keep the credentials for {registry}"))?;
+        note(&format!(
+            "Login Succeeded: credentials for {registry} kept in {place}"
+        ));
         Ok(())
     }
 }
@@ -106,7 +113,10 @@ impl LogoutArgs {
     /// Runs `logout`.
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let registry = registry(&self.registry)?;
-        if credentials::erase(&file()?, registry)? {
+        let known = Credentials::from_env()
+            .erase(registry)
+            .doing(|| format!("remove the credentials for {registry}"))?;
+        if known {
             note(&format!("credentials for {registry} removed"));
         } else {
             note(&format!("not logged in to {registry}"));

@@ -16,10 +16,17 @@ mod build_args;
 mod build_values;
 mod completion;
 mod error;
+mod images;
+mod inspect;
 mod interrupt;
+mod login;
+mod medium;
 mod output;
 mod output_spec;
 mod progress;
+mod registry;
+mod session;
+mod transfer;
 mod transport;
 mod values;
 
@@ -31,6 +38,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use self::error::{CliError, exit};
+use self::session::{Needs, Session};
 
 /// Build OCI images from Dockerfiles and keep them in a layered, content-addressed store
 #[derive(clap::Parser, Debug)]
@@ -55,6 +63,8 @@ pub(crate) struct Cli {
         default_value = "warn"
     )]
     log_level: LogLevel,
+    #[command(flatten)]
+    registries: registry::RegistryArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -71,6 +81,18 @@ enum LogLevel {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    Images(images::ImagesArgs),
+    Tag(images::TagArgs),
+    Rmi(images::RmiArgs),
+    History(images::HistoryArgs),
+    Inspect(inspect::InspectArgs),
+    Pull(transfer::PullArgs),
+    Push(transfer::PushArgs),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
+    Copy(transfer::CopyArgs),
+    Save(transfer::SaveArgs),
+    Load(transfer::LoadArgs),
     Completion(completion::CompletionArgs),
     Man(completion::ManArgs),
     /// Show the version
@@ -110,7 +132,20 @@ pub(crate) fn main() -> ExitCode {
 impl Cli {
     fn run(self) -> Result<(), CliError> {
         log(self.log_level);
+        let session = |needs| Session::start(self.root.as_deref(), &self.registries, needs);
         match &self.command {
+            Command::Images(args) => args.run(&session(Needs::Blobs)?),
+            Command::Tag(args) => args.run(&session(Needs::Blobs)?),
+            Command::Rmi(args) => args.run(&session(Needs::Blobs)?),
+            Command::History(args) => args.run(&session(Needs::Blobs)?),
+            Command::Inspect(args) => args.run(&session(Needs::Blobs)?),
+            Command::Pull(args) => args.run(&session(Needs::Blobs)?),
+            Command::Push(args) => args.run(&session(Needs::Blobs)?),
+            Command::Login(args) => args.run(&self.registries.client()),
+            Command::Logout(args) => args.run(),
+            Command::Copy(args) => args.run(&session(Needs::Blobs)?),
+            Command::Save(args) => args.run(&session(Needs::Blobs)?),
+            Command::Load(args) => args.run(&session(Needs::Blobs)?),
             Command::Completion(args) => args.run(),
             Command::Man(args) => args.run(),
             Command::Version => output::print_line(concat!("strata ", env!("CARGO_PKG_VERSION"))),

@@ -73,7 +73,9 @@ impl Progress {
         let terminal =
             io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
         let view = match mode {
-            ProgressMode::Auto | ProgressMode::Tty if terminal => View::Tty(Tty::new(doing, colours())),
+            ProgressMode::Auto | ProgressMode::Tty if terminal => {
+                View::Tty(Tty::new(doing, colours()))
+            }
             ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain => {
                 View::Plain(Plain::default())
             }

@@ -16,10 +16,20 @@ use super::session::Session;
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(crate) struct RegistryArgs {
     /// Trust this CA certificate, or the folder's, for registries; may be repeated
-    #[arg(long = "tls-ca", global = true, value_name = "PEM", hide_short_help = true)]
+    #[arg(
+        long = "tls-ca",
+        global = true,
+        value_name = "PEM",
+        hide_short_help = true
+    )]
     tls_ca: Vec<PathBuf>,
     /// Talk to this registry without checking its certificate, or without TLS; loopback needs no flag
-    #[arg(long = "insecure-registry", global = true, value_name = "HOST[:PORT]", hide_short_help = true)]
+    #[arg(
+        long = "insecure-registry",
+        global = true,
+        value_name = "HOST[:PORT]",
+        hide_short_help = true
+    )]
     insecure: Vec<String>,
 }
 

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use strata::registry::Client;
 use strata::sandbox::userns::{self, Privilege};
 use strata::store::{Store, StoreOptions};
 
 use super::error::{CliError, Doing as _};
+use super::registry::RegistryArgs;
 use super::{interrupt, output};
 
 /// The store of an ordinary user, below the data folder.
@@ -21,6 +23,7 @@ pub(crate) struct Session {
     root: PathBuf,
     privilege: Privilege,
     cancel: Arc<AtomicBool>,
+    client: Arc<Client>,
 }
 
 /// Whether a command works on unpacked layers, which may belong to any user of an image.
@@ -45,7 +48,11 @@ fn default_root(is_root: bool, var: impl Fn(&str) -> Option<PathBuf>) -> Option<
 
 impl Session {
     /// Prepares a command. Called before any thread is started.
-    pub(crate) fn start(root: Option<&Path>, needs: Needs) -> Result<Session, CliError> {
+    pub(crate) fn start(
+        root: Option<&Path>,
+        registries: &RegistryArgs,
+        needs: Needs,
+    ) -> Result<Session, CliError> {
         // Asked before the user namespace is entered: inside, everybody is root.
         let is_root = rustix::process::geteuid().is_root();
         let root = root
@@ -53,7 +60,9 @@ impl Session {
             .filter(|r| !r.as_os_str().is_empty())
             .or_else(|| default_root(is_root, |n| std::env::var_os(n).map(PathBuf::from)))
             .ok_or_else(|| {
-                CliError::Refused("no place for a store: set HOME, or choose one with --root".to_owned())
+                CliError::Refused(
+                    "no place for a store: set HOME, or choose one with --root".to_owned(),
+                )
             })?;
         let privilege = match needs {
             Needs::Blobs => userns::current().clone(),
@@ -71,7 +80,27 @@ impl Session {
             root,
             privilege,
             cancel,
+            client: registries.client(),
         })
+    }
+
+    /// The client for all registries.
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// What this process may do.
+    pub(crate) fn privilege(&self) -> &Privilege {
+        &self.privilege
+    }
+
+    /// The store if there is one: a copy between two other places makes none.
+    pub(crate) fn store_if_there(&self) -> Result<Option<Store>, CliError> {
+        if self.root.join("strata.json").exists() {
+            self.store().map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Opens the store; made if it is not there.
@@ -82,11 +111,6 @@ impl Session {
             can_mknod: self.privilege.can_mknod(),
         };
         Store::open(&self.root, options).doing(|| format!("open the store {}", self.root.display()))
-    }
-
-    /// Whether mounts must keep overlay attributes in `user.*`.
-    pub(crate) fn user_xattrs(&self) -> bool {
-        self.privilege.userxattr()
     }
 
     /// Set when the user wants the command to end.

@@ -106,7 +106,12 @@ pub(crate) struct SaveArgs {
     #[arg(short = 'o', long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Which kind of archive
-    #[arg(long, value_enum, value_name = "FORM", default_value = "docker-archive")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORM",
+        default_value = "docker-archive"
+    )]
     format: SaveFormat,
     /// The platform, where the image has several [default: this machine's for docker-archive, else all]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
@@ -347,7 +352,13 @@ impl CopyArgs {
         };
         let source = medium::source(session, &from)?;
         let sink = medium::sink(session, &to)?;
-        let copied = copy(session, source.as_ref(), sink.as_ref(), platforms, self.quiet)?;
+        let copied = copy(
+            session,
+            source.as_ref(),
+            sink.as_ref(),
+            platforms,
+            self.quiet,
+        )?;
         if !self.quiet {
             note(&format!(
                 "{} blobs written ({}), {} mounted, {} there before",
@@ -369,9 +380,7 @@ impl SaveArgs {
         let mut names = Vec::new();
         for text in &self.images {
             let image = store.find(text).doing(|| format!("save {text}"))?;
-            let same = root
-                .get_or_insert_with(|| image.descriptor.clone())
-                .digest
+            let same = root.get_or_insert_with(|| image.descriptor.clone()).digest
                 == image.descriptor.digest;
             if !same {
                 return Err(CliError::Usage(
@@ -443,7 +452,9 @@ impl LoadArgs {
         match self.input.as_deref().filter(|p| p.as_os_str() != "-") {
             Some(path) if path.is_dir() => {
                 let doing = || format!("load {}", path.display());
-                let images = Layout::open(path, None).and_then(|l| l.images()).doing(doing)?;
+                let images = Layout::open(path, None)
+                    .and_then(|l| l.images())
+                    .doing(doing)?;
                 for (name, descriptor) in &images {
                     let wanted = descriptor.digest.to_string();
                     let source = Layout::open(path, Some(&wanted)).doing(doing)?;
@@ -452,7 +463,9 @@ impl LoadArgs {
                 Ok(())
             }
             input => {
-                let work = store.work().doing(|| "make a temporary folder".to_owned())?;
+                let work = store
+                    .work()
+                    .doing(|| "make a temporary folder".to_owned())?;
                 let mut archive = match input {
                     Some(path) => {
                         Archive::open(path, None).doing(|| format!("load {}", path.display()))?

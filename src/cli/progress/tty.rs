@@ -415,7 +415,12 @@ mod tests {
             start(&mut steps, &mut tty, id, "step");
         }
         for rows in [1, 2, 3, 10] {
-            let lines = live("Building", Duration::ZERO, &steps, Size { columns: 10, rows });
+            let lines = live(
+                "Building",
+                Duration::ZERO,
+                &steps,
+                Size { columns: 10, rows },
+            );
             assert!(lines.len() <= rows.max(2), "{rows}: {}", lines.len());
         }
     }
