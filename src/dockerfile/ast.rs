@@ -66,6 +66,8 @@ pub struct Stage {
 pub struct FromStatement {
     /// The whole statement.
     pub span: Span,
+    /// First and last line, from 1, end exclusive.
+    pub lines: Range<u32>,
     /// `FROM` as written.
     pub keyword: Word,
     /// `AS` as written.

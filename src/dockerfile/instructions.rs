@@ -1,5 +1,7 @@
 //! What each instruction takes.
 
+use std::ops::Range;
+
 use super::ast::{
     ArgDef, CommandLine, FromStatement, Healthcheck, Heredoc, Instruction, KeyValues, Network, Run,
     Security, Span, Transfer, Word,
@@ -110,7 +112,12 @@ pub(super) struct From {
 }
 
 /// `FROM [--platform=P] IMAGE [AS NAME]`
-pub(super) fn from(parts: &Parts, span: Span, comment: String) -> Result<From, Diagnostic> {
+pub(super) fn from(
+    parts: &Parts,
+    span: Span,
+    lines: Range<u32>,
+    comment: String,
+) -> Result<From, Diagnostic> {
     parts.flags.check(&[("platform", Kind::Value)])?;
     let mut words = parts.rest.words().into_iter();
     let (base, as_keyword, name) = match (words.next(), words.next(), words.next(), words.next()) {
@@ -136,6 +143,7 @@ pub(super) fn from(parts: &Parts, span: Span, comment: String) -> Result<From, D
     Ok(From {
         statement: FromStatement {
             span,
+            lines,
             keyword: parts.keyword.word(),
             as_keyword,
             comment,

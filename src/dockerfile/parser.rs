@@ -192,7 +192,8 @@ fn statement(line: Line, lexer: &mut Lexer, escape: char) -> Result<Parsing, Fai
         lines.end = lexer.line_count() + 1;
     }
     if parts.name == "FROM" {
-        let from = instructions::from(&parts, span, line.comment.clone()).map_err(failure)?;
+        let from = instructions::from(&parts, span, line.lines.clone(), line.comment.clone())
+            .map_err(failure)?;
         return Ok(Parsing::From(Box::new(from)));
     }
     let instruction = if parts.name == "ONBUILD" {

@@ -43,7 +43,7 @@ pub enum PlanError {
         span: Span,
         /// Why not.
         #[source]
-        source: ReferenceError,
+        source: Box<ReferenceError>,
         /// A stage with a name like it.
         meant: Option<String>,
     },

@@ -344,7 +344,7 @@ impl Lowering<'_, '_> {
             return Err(PlanError::Reference {
                 name: name.clone(),
                 span,
-                source,
+                source: Box::new(source),
                 meant: self.stages.meant(name),
             });
         }
@@ -440,8 +440,8 @@ impl Lowering<'_, '_> {
         let planned = &self.stages.all[index];
         let (stage, base, label) = (planned.stage, planned.base.clone(), planned.label());
         let instructions = planned.instructions();
-        let from_lines = 0..0;
-        let own = |s: &&Statement| {
+        let from_lines = stage.from.lines.clone();
+        let is_step = |s: &&Statement| {
             matches!(
                 s.instruction,
                 Instruction::Run(_)
@@ -450,7 +450,8 @@ impl Lowering<'_, '_> {
                     | Instruction::Workdir(_)
             )
         };
-        let has_base_step = !matches!(base, Base::Scratch | Base::Stage(_)) && !planned.replaced;
+        let has_base_step = matches!(base, Base::Image(_))
+            && start.image.as_ref().is_some_and(|i| !i.layers.is_empty());
         let mut namer = Namer {
             platform: None,
             stage: match self.stages.is_single() {
@@ -458,8 +459,8 @@ impl Lowering<'_, '_> {
                 false => label.clone(),
             },
             total: usize::from(has_base_step)
-                + start.triggers.len()
-                + instructions.iter().filter(own).count(),
+                + start.triggers.iter().filter(is_step).count()
+                + instructions.iter().filter(is_step).count(),
             index: 0,
         };
         let wanted = self.platform_of(index);

@@ -6,6 +6,10 @@
 //! Invariants: a [`Graph`] is pure data, in topological order (a vertex's inputs come before it); vertices that do the same
 //! to the same inputs are one vertex, whichever platform asks for them; no clock and no host name is in it.
 //!
+//! Files: [`lower()`] goes through `stages` (what stands on what, what the target needs) and does each instruction:
+//! `instruct` those that only change the configuration, `run` with `mounts`, and `copy`. `scope` and `args` say what a
+//! name means, `images` asks for bases, `weave` joins equal vertices. Texts of history follow Go's formats (`gotext`).
+//!
 //! The one effect it needs, an image's configuration by reference, is the trait [`Resolve`].
 //!
 //! Does no I/O of its own, runs nothing, and knows no cache.
@@ -24,14 +28,19 @@ mod names;
 mod options;
 mod paths;
 mod ports;
+mod print;
 mod run;
 mod scope;
 mod signals;
 mod stages;
 mod weave;
 
-pub use error::PlanError;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
+pub use error::PlanError;
 pub use graph::{Graph, Op, Origin, Output, Vertex, VertexId};
 pub use lower::lower;
 pub use options::{NamedContext, Options, Resolve, ResolveError, ResolvedImage};
