@@ -17,13 +17,26 @@
 //!
 //! Does not know registries, names or builds, and mounts nothing.
 
+mod compress;
+mod diff;
 pub mod entry;
 mod error;
+mod pack;
+mod pipe;
+mod root;
 mod stack;
 pub mod tar;
 mod toc;
+mod tree;
+mod unpack;
 
+pub use compress::{Compression, Decoder, Format, Level};
+pub use diff::{DiffOptions, diff};
 pub use entry::{Change, Entry, Kind, Meta, Source};
 pub use error::{LayerError, TarFault};
+pub use pack::{Materialise, PackOptions, Packed, pack};
+pub use root::{Root, open_beneath, open_file_read};
 pub use stack::{Found, Resolved, Stack};
 pub use toc::{EntryRef, KindRef, Toc};
+pub use tree::{Devices, Note, Ownership, TreeOptions, Whiteouts};
+pub use unpack::{Below, UnpackOptions, Unpacked, unpack};

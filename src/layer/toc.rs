@@ -120,9 +120,10 @@ impl Toc {
                 if covers(&next) {
                     removed = next_place + 1;
                 }
+                let implied = matches!(next.kind, Kind::Directory { implied: true, .. });
                 if matches!(next.kind, Kind::Whiteout) {
                     whiteout = true;
-                } else {
+                } else if !(implied && entry.is_dir()) {
                     (place, entry) = (next_place, next);
                 }
             }

@@ -1,0 +1,388 @@
+//! Changes to a blob, in one pass.
+//!
+//! ```text
+//! changes ► read, tar ─┬► diffID
+//!      └► tree         ├► digests of contents
+//!                      └► compress (several threads) ─► in order: digest, write
+//! ```
+//!
+//! Each column is a thread. The tar bytes are cut into blocks, which are shared and not copied; a fixed number of them bounds
+//! the memory. Nothing in the bytes depends on the threads.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::compress::{BLOCK_BYTES, Encoder};
+use super::entry::path_order;
+use super::error::text;
+use super::pipe::{Buffer, Piece, Pool, hash_contents, hash_stream};
+use super::root::open_file_read;
+use super::tar::{TRAILER_BYTES, padding_bytes, write_header};
+use super::tree::Tree;
+use super::unpack::join;
+use super::{Change, Compression, Entry, Kind, LayerError, Note, Root, Source, Toc, TreeOptions};
+use crate::oci::{DiffId, Digest, Hasher, MediaType};
+
+/// Blocks beside those that the compressors hold: one is filled, one is hashed twice, two are written, two wait.
+const SPARE_BLOCKS: usize = 6;
+
+/// How a layer is packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PackOptions {
+    /// How the blob is compressed.
+    pub compression: Compression,
+    /// How many threads compress; 0 for one a core. The bytes do not depend on it.
+    pub threads: usize,
+    /// Later times become this one, seconds since 1970.
+    pub clamp_mtime: Option<i64>,
+}
+
+/// A tree to be written while the changes are packed, so that each file is read once.
+#[derive(Clone, Debug)]
+pub struct Materialise {
+    /// The directory; what is in it stays unless it is in the way.
+    pub root: Root,
+    /// How the tree is written.
+    pub tree: TreeOptions,
+}
+
+/// What was packed. The blob is written but not synced.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// The digest of the uncompressed bytes.
+    pub diff_id: DiffId,
+    /// The digest of the blob.
+    pub digest: Digest,
+    /// The blob's length.
+    pub size_bytes: u64,
+    /// Its length uncompressed.
+    pub unpacked_size_bytes: u64,
+    /// What the layer holds, with the digests of all contents.
+    pub toc: Toc,
+    /// What the blob is.
+    pub media_type: MediaType,
+    /// What could not be had in the tree.
+    pub notes: Vec<Note>,
+}
+
+/// Packs `changes`, in any order and each path once, into `blob`; with `materialise` also writes them as a tree.
+///
+/// `Ok` means that the whole blob was written and flushed, and the tree too. After an error both hold a part.
+pub fn pack(
+    mut changes: Vec<Change>,
+    blob: impl Write + Send,
+    options: &PackOptions,
+    materialise: Option<&Materialise>,
+) -> Result<Packed, LayerError> {
+    changes.sort_by(|a, b| path_order(&a.entry.path, &b.entry.path));
+    let threads = match options.threads {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let tree = materialise.map(|m| Tree::new(&m.root, m.tree, None));
+    let mut tree = tree.transpose()?;
+    let pool = Pool::new(threads + SPARE_BLOCKS, BLOCK_BYTES);
+    let encoders: io::Result<Vec<Option<Encoder>>> = (0..threads)
+        .map(|_| Encoder::new(options.compression))
+        .collect();
+    let encoders: Vec<Encoder> = encoders
+        .map_err(LayerError::Output)?
+        .into_iter()
+        .flatten()
+        .collect();
+    let plain = encoders.is_empty();
+    thread::scope(|scope| {
+        let (diff_out, diff_in) = channel();
+        let (piece_out, piece_in) = channel();
+        let (done_out, done_in) = channel();
+        let blocks_out = if plain {
+            Out::Plain(done_out)
+        } else {
+            let (work_out, work_in) = sync_channel(threads + SPARE_BLOCKS);
+            // Each worker owns a share, so that the queue is gone when the last of them is.
+            let work_in = Arc::new(Mutex::new(work_in));
+            for encoder in encoders {
+                let (work_in, done_out) = (Arc::clone(&work_in), done_out.clone());
+                scope.spawn(move || compress(encoder, &work_in, &done_out));
+            }
+            Out::Compressed(work_out)
+        };
+        let diff = scope.spawn(move || hash_stream(&diff_in));
+        let contents = scope.spawn(move || hash_contents(&piece_in));
+        let writer = scope.spawn(move || write_blob(blob, &done_in, !plain));
+        let mut blocks = Blocks {
+            current: pool.take(),
+            pool,
+            parts: Vec::new(),
+            number: 0,
+            diff: diff_out,
+            contents: piece_out,
+            out: blocks_out,
+        };
+        let packed = pack_all(changes, options, &mut blocks, tree.as_mut());
+        // Everything that the threads wait for ends here.
+        drop(blocks);
+        let written = join(writer);
+        let (diff_id, unpacked_size_bytes) = join(diff);
+        let contents = join(contents);
+        let entries = match packed {
+            Ok(entries) => entries,
+            Err(Stop::Failed(e)) => return Err(*e),
+            Err(Stop::NobodyReads) => {
+                let why = written.err();
+                let why = why.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+                return Err(LayerError::Output(why));
+            }
+        };
+        let (digest, size_bytes) = written.map_err(LayerError::Output)?;
+        let notes = match tree {
+            Some(tree) => tree.finish(contents.clone())?.1,
+            None => Vec::new(),
+        };
+        Ok(Packed {
+            diff_id: DiffId(diff_id),
+            digest: digest.unwrap_or(diff_id),
+            size_bytes,
+            unpacked_size_bytes,
+            toc: table(entries, contents),
+            media_type: options.compression.media_type(),
+            notes,
+        })
+    })
+}
+
+/// The table of what was packed; `contents` are in the order of the files.
+fn table(mut entries: Vec<Entry>, contents: Vec<Digest>) -> Toc {
+    let mut sums = contents.into_iter();
+    for entry in &mut entries {
+        if let Kind::File { content, .. } = &mut entry.kind {
+            *content = sums.next();
+        }
+    }
+    Toc::from_entries(entries)
+}
+
+/// Why packing stopped early.
+enum Stop {
+    Failed(Box<LayerError>),
+    /// The writer has failed and knows why.
+    NobodyReads,
+}
+
+impl From<LayerError> for Stop {
+    fn from(error: LayerError) -> Stop {
+        Stop::Failed(Box::new(error))
+    }
+}
+
+fn pack_all(
+    changes: Vec<Change>,
+    options: &PackOptions,
+    blocks: &mut Blocks,
+    mut tree: Option<&mut Tree>,
+) -> Result<Vec<Entry>, Stop> {
+    let mut entries = Vec::with_capacity(changes.len());
+    let mut header = Vec::new();
+    for Change { mut entry, source } in changes {
+        if let Some(latest) = options.clamp_mtime {
+            entry.meta.mtime = entry.meta.mtime.min(latest);
+        }
+        header.clear();
+        write_header(&mut header, &entry)?;
+        blocks.write(&header)?;
+        let file = match &mut tree {
+            Some(tree) => tree.put(entry.clone())?,
+            None => None,
+        };
+        if let Kind::File { size_bytes, .. } = entry.kind {
+            blocks.content(&entry.path, &source, size_bytes, file.as_ref())?;
+        }
+        if let (Some(tree), Some(file)) = (&mut tree, &file) {
+            tree.finish_file(file)?;
+        }
+        entries.push(entry);
+    }
+    blocks.write(&[0; TRAILER_BYTES])?;
+    blocks.send()?;
+    Ok(entries)
+}
+
+/// Where full blocks go.
+enum Out {
+    Plain(Sender<Done>),
+    Compressed(SyncSender<(u64, Arc<Buffer>)>),
+}
+
+/// A block as it is to be written: compressed, or as it is. The buffer is held until then, so that the pool bounds both.
+type Done = (u64, io::Result<Option<Vec<u8>>>, Arc<Buffer>);
+
+/// Cuts the tar into blocks and hands them on.
+struct Blocks {
+    pool: Arc<Pool>,
+    current: Buffer,
+    /// What of the current block is content of files.
+    parts: Vec<(Range<usize>, bool)>,
+    number: u64,
+    diff: Sender<Arc<Buffer>>,
+    contents: Sender<Piece>,
+    out: Out,
+}
+
+impl Blocks {
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
+        while !bytes.is_empty() {
+            let spare = self.spare()?;
+            let count = spare.len().min(bytes.len());
+            spare[..count].copy_from_slice(&bytes[..count]);
+            self.current.advance(count);
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Room in the current block, never none.
+    fn spare(&mut self) -> Result<&mut [u8], Stop> {
+        if self.current.is_full() {
+            self.send()?;
+        }
+        Ok(self.current.spare())
+    }
+
+    fn send(&mut self) -> Result<(), Stop> {
+        let parts = std::mem::take(&mut self.parts);
+        if self.current.is_empty() {
+            return Ok(());
+        }
+        let next = self.pool.take();
+        let block = Arc::new(std::mem::replace(&mut self.current, next));
+        let number = self.number;
+        self.number += 1;
+        let gone = |_| Stop::NobodyReads;
+        if !parts.is_empty() {
+            let piece = Piece::Parts(Arc::clone(&block), parts);
+            self.contents.send(piece).map_err(|_| Stop::NobodyReads)?;
+        }
+        self.diff.send(Arc::clone(&block)).map_err(gone)?;
+        let sent = match &self.out {
+            Out::Plain(out) => out.send((number, Ok(None), block)).is_ok(),
+            Out::Compressed(out) => out.send((number, block)).is_ok(),
+        };
+        if sent { Ok(()) } else { Err(Stop::NobodyReads) }
+    }
+
+    /// A file's content and padding; also into `copy`.
+    fn content(
+        &mut self,
+        path: &[u8],
+        source: &Source,
+        size_bytes: u64,
+        copy: Option<&File>,
+    ) -> Result<(), Stop> {
+        match source {
+            Source::File { root, path: at } => {
+                let file = open_file_read(root, at).map_err(|e| LayerError::file("open", at, e))?;
+                self.stream(path, file, size_bytes, copy)?;
+            }
+            Source::Bytes(bytes) => self.stream(path, &bytes[..], size_bytes, copy)?,
+            Source::None => self.stream(path, io::empty(), size_bytes, copy)?,
+        }
+        self.write(&[0; 512][..padding_bytes(size_bytes)])
+    }
+
+    fn stream(
+        &mut self,
+        path: &[u8],
+        mut input: impl Read,
+        size_bytes: u64,
+        copy: Option<&File>,
+    ) -> Result<(), Stop> {
+        let changed = || LayerError::Changed {
+            path: text(path),
+            expected_bytes: size_bytes,
+        };
+        let mut left = size_bytes;
+        // Whether the input has said that it is at its end: by giving less than was asked for.
+        let mut ended = false;
+        while left > 0 {
+            let spare = self.spare()?;
+            // One byte more than there should be, where there is room: it tells a file that grows without another call.
+            let wanted = usize::try_from(left).map_or(usize::MAX, |n| n.saturating_add(1));
+            let room = spare.len().min(wanted);
+            let count = match input.read(&mut spare[..room]) {
+                Ok(count) => count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(LayerError::file("read", path, e).into()),
+            };
+            if count == 0 || count as u64 > left {
+                return Err(changed().into());
+            }
+            if let Some(mut copy) = copy {
+                let written = copy.write_all(&spare[..count]);
+                written.map_err(|e| LayerError::file("write", path, e))?;
+            }
+            left -= count as u64;
+            ended = left == 0 && count < room;
+            let start = self.current.len();
+            self.current.advance(count);
+            self.parts.push((start..start + count, left == 0));
+        }
+        if size_bytes == 0 {
+            let here = self.current.len();
+            self.parts.push((here..here, true));
+        }
+        let mut more = [0];
+        while !ended {
+            match input.read(&mut more) {
+                Ok(0) => ended = true,
+                Ok(_) => return Err(changed().into()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(LayerError::file("read", path, e).into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A worker: compresses blocks until there are no more, or nobody wants them.
+fn compress(mut encoder: Encoder, work: &Mutex<Receiver<(u64, Arc<Buffer>)>>, done: &Sender<Done>) {
+    loop {
+        let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((number, block)) = next else { return };
+        let mut out = Vec::new();
+        let encoded = encoder.encode(&block, &mut out).map(|()| Some(out));
+        if done.send((number, encoded, block)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes blocks in their order; gives their digest if asked to, and how many bytes they are.
+fn write_blob(
+    mut blob: impl Write,
+    done: &Receiver<Done>,
+    hash: bool,
+) -> io::Result<(Option<Digest>, u64)> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    let mut size_bytes = 0;
+    let mut hasher = hash.then(Hasher::sha256);
+    for (number, encoded, block) in done {
+        waiting.insert(number, (encoded?, block));
+        while let Some((encoded, block)) = waiting.remove(&next) {
+            let bytes: &[u8] = encoded.as_deref().unwrap_or(&block);
+            blob.write_all(bytes)?;
+            if let Some(hasher) = &mut hasher {
+                hasher.update(bytes);
+            }
+            size_bytes += bytes.len() as u64;
+            next += 1;
+        }
+    }
+    blob.flush()?;
+    Ok((hasher.map(Hasher::finish), size_bytes))
+}

@@ -1,0 +1,177 @@
+//! Bytes that several threads look at: buffers that are counted and come back, and hashes on threads of their own.
+
+use std::ops::{Deref, Range};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crate::oci::{Digest, Hasher};
+
+/// So many buffers of one size and no more: memory is bounded by waiting for one to come back.
+pub(crate) struct Pool {
+    state: Mutex<State>,
+    returned: Condvar,
+    size: usize,
+}
+
+struct State {
+    free: Vec<Vec<u8>>,
+    unmade: usize,
+}
+
+impl Pool {
+    /// A pool of `count` buffers of `size` bytes.
+    pub(crate) fn new(count: usize, size: usize) -> Arc<Pool> {
+        Arc::new(Pool {
+            state: Mutex::new(State {
+                free: Vec::new(),
+                unmade: count,
+            }),
+            returned: Condvar::new(),
+            size,
+        })
+    }
+
+    /// An empty buffer; waits until there is one.
+    pub(crate) fn take(self: &Arc<Pool>) -> Buffer {
+        // The state is whole between any two statements that change it, so a poisoned lock is a good lock.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = loop {
+            if let Some(bytes) = state.free.pop() {
+                break bytes;
+            }
+            if state.unmade > 0 {
+                state.unmade -= 1;
+                break vec![0; self.size];
+            }
+            let waited = self.returned.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        };
+        Buffer {
+            bytes,
+            filled: 0,
+            pool: Arc::clone(self),
+        }
+    }
+}
+
+/// A buffer of a [`Pool`], which gets it back in the end.
+pub(crate) struct Buffer {
+    bytes: Vec<u8>,
+    filled: usize,
+    pool: Arc<Pool>,
+}
+
+impl Buffer {
+    /// The part that holds nothing yet.
+    pub(crate) fn spare(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.filled..]
+    }
+
+    /// Says that the first `count` bytes of [`Buffer::spare`] hold something now.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.filled = (self.filled + count).min(self.bytes.len());
+    }
+
+    /// Whether nothing fits any more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.filled == self.bytes.len()
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let state = self.pool.state.lock();
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        state.free.push(bytes);
+        drop(state);
+        self.pool.returned.notify_one();
+    }
+}
+
+/// Some bytes of the contents that are hashed one after another.
+pub(crate) enum Piece {
+    /// Stretches of a buffer; after one with the flag a content ends.
+    Parts(Arc<Buffer>, Vec<(Range<usize>, bool)>),
+    /// So many zero bytes.
+    Zeros(u64),
+    /// A content ends.
+    End,
+}
+
+/// Hashes all that comes, as one content; also how many bytes came.
+pub(crate) fn hash_stream(buffers: &Receiver<Arc<Buffer>>) -> (Digest, u64) {
+    let mut hasher = Hasher::sha256();
+    let mut size_bytes = 0;
+    for buffer in buffers {
+        hasher.update(&buffer);
+        size_bytes += buffer.len() as u64;
+    }
+    (hasher.finish(), size_bytes)
+}
+
+/// Hashes contents, in the order in which they end.
+pub(crate) fn hash_contents(pieces: &Receiver<Piece>) -> Vec<Digest> {
+    let mut sums = Vec::new();
+    let mut hasher = Hasher::sha256();
+    let zeros = [0; 4096];
+    let mut end = |hasher: &mut Hasher| {
+        let ended = std::mem::replace(hasher, Hasher::sha256());
+        sums.push(ended.finish());
+    };
+    for piece in pieces {
+        match piece {
+            Piece::Parts(buffer, parts) => {
+                for (range, last) in parts {
+                    hasher.update(&buffer[range]);
+                    if last {
+                        end(&mut hasher);
+                    }
+                }
+            }
+            Piece::Zeros(mut count) => {
+                while count > 0 {
+                    let step = count.min(zeros.len() as u64);
+                    hasher.update(&zeros[..usize::try_from(step).unwrap_or(zeros.len())]);
+                    count -= step;
+                }
+            }
+            Piece::End => end(&mut hasher),
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn contents_are_told_apart() {
+        let pool = Pool::new(1, 8);
+        let (sender, receiver) = mpsc::channel();
+        let mut buffer = pool.take();
+        buffer.spare()[..6].copy_from_slice(b"abcdef");
+        buffer.advance(6);
+        let parts = vec![(0..2, true), (2..2, true), (3..6, false)];
+        sender.send(Piece::Parts(Arc::new(buffer), parts)).unwrap();
+        sender.send(Piece::Zeros(5000)).unwrap();
+        sender.send(Piece::End).unwrap();
+        drop(sender);
+        let long = [&b"def"[..], &[0; 5000]].concat();
+        let want = [&b"ab"[..], b"", &long].map(Digest::of);
+        assert_eq!(hash_contents(&receiver), want);
+        // The one buffer came back.
+        assert!(pool.take().is_empty());
+    }
+}

@@ -1,0 +1,806 @@
+//! Entries to files: one tree being written below a root.
+//!
+//! A parent is reached without following links; where the layer itself made one of the parts a link, it is resolved by hand
+//! inside the root, as containerd does. What is in the way is unlinked, never opened. Directories get their owner, mode and
+//! time when all else is done: a mode that forbids writing, or a time that writing changes, must come last.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
+    XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr, futimens, linkat, lsetxattr, makedev,
+    mkdirat, mknodat, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
+};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+
+use super::entry::parent;
+use super::error::text;
+use super::unpack::Below;
+use super::{Entry, Kind, KindRef, LayerError, Meta, Root, Toc};
+use crate::oci::Digest;
+
+/// As many links as the kernel follows in one path (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// The attribute that keeps the owner where files cannot have one; `UID:GID` in decimal.
+pub(crate) const OWNER_XATTR: &str = "user.strata.owner";
+
+/// Attributes that steer overlayfs or strata, and so must not come from a layer.
+const RESERVED: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"user.strata."];
+
+/// How owners are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ownership {
+    /// As the files' own (root, or a user namespace with ranges of ids).
+    Real,
+    /// In the attribute `user.strata.owner` of files and directories; for a user with a single id.
+    Xattr,
+}
+
+/// What becomes of whiteouts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whiteouts {
+    /// An overlay lower directory for mounts by root: char 0:0 and `trusted.overlay.opaque`.
+    OverlayTrusted,
+    /// An overlay lower directory for mounts with `userxattr`: char 0:0 and `user.overlay.opaque`.
+    OverlayUser,
+    /// They remove what earlier layers left: the tree becomes a plain root file system.
+    Apply,
+}
+
+/// What becomes of device nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Devices {
+    /// They are made.
+    Create,
+    /// They are left out, with a note: nobody but root may make them.
+    Skip,
+}
+
+/// How a tree is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TreeOptions {
+    /// How owners are kept.
+    pub ownership: Ownership,
+    /// What becomes of whiteouts.
+    pub whiteouts: Whiteouts,
+    /// What becomes of device nodes.
+    pub devices: Devices,
+}
+
+/// Something about a path that could not be had and does not make the layer wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// An extended attribute that the file system or the kernel refused.
+    Xattr {
+        /// The path.
+        path: Vec<u8>,
+        /// The attribute's name.
+        name: Vec<u8>,
+        /// The kernel's answer.
+        errno: i32,
+    },
+    /// An extended attribute that would steer overlayfs or strata.
+    Reserved {
+        /// The path.
+        path: Vec<u8>,
+        /// The attribute's name.
+        name: Vec<u8>,
+    },
+    /// A device node that was left out.
+    Device {
+        /// The path.
+        path: Vec<u8>,
+    },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::Xattr { path, name, errno } => {
+                let error = io::Error::from_raw_os_error(*errno);
+                write!(
+                    f,
+                    "/{}: attribute {} not set: {error}",
+                    text(path),
+                    text(name)
+                )
+            }
+            Note::Reserved { path, name } => {
+                write!(f, "/{}: attribute {} left out", text(path), text(name))
+            }
+            Note::Device { path } => write!(f, "/{}: device left out", text(path)),
+        }
+    }
+}
+
+/// A tree being written.
+pub(crate) struct Tree<'a> {
+    root: Root,
+    options: TreeOptions,
+    below: Option<Below<'a>>,
+    /// The directory that was written to last.
+    here: Here,
+    /// What was written, under the paths where it really is.
+    entries: Vec<Entry>,
+    /// The paths of this layer and all above them; kept only where whiteouts are applied.
+    made: HashSet<Vec<u8>>,
+    notes: Vec<Note>,
+    identity: (u32, u32),
+}
+
+/// A directory of the tree.
+struct Here {
+    /// As the layer calls it.
+    said: Vec<u8>,
+    /// Where it is, without links.
+    real: Vec<u8>,
+    fd: OwnedFd,
+}
+
+impl<'a> Tree<'a> {
+    /// A tree to be written below `root`.
+    pub(crate) fn new(
+        root: &Root,
+        options: TreeOptions,
+        below: Option<Below<'a>>,
+    ) -> Result<Tree<'a>, LayerError> {
+        let fd = root
+            .open_dir(b"")
+            .map_err(|e| LayerError::file("open", b"", e))?;
+        let here = Here {
+            said: Vec::new(),
+            real: Vec::new(),
+            fd,
+        };
+        Ok(Tree {
+            root: root.clone(),
+            options,
+            below,
+            here,
+            entries: Vec::new(),
+            made: HashSet::new(),
+            notes: Vec::new(),
+            identity: (geteuid().as_raw(), getegid().as_raw()),
+        })
+    }
+
+    /// Puts an entry; a file is given back empty, for its content and then [`Tree::finish_file`].
+    pub(crate) fn put(&mut self, mut entry: Entry) -> Result<Option<File>, LayerError> {
+        self.drop_reserved(&mut entry);
+        if entry.path.is_empty() {
+            self.entries.push(entry);
+            return Ok(None);
+        }
+        entry.path = self.locate(&entry.path)?;
+        let name = entry.name().to_vec();
+        let mut file = None;
+        match &entry.kind {
+            Kind::Directory { .. } => self.directory(&entry.path, &name)?,
+            Kind::Whiteout => {
+                self.whiteout(&entry.path, &name)?;
+                self.entries.push(entry);
+                return Ok(None);
+            }
+            Kind::HardLink { target } => {
+                let target = target.clone();
+                let target = self.hard_link(&entry, &name, &target)?;
+                entry.kind = Kind::HardLink { target };
+            }
+            Kind::File { .. } => {
+                let flags = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
+                let private = Mode::RUSR | Mode::WUSR;
+                let fd = self.create(&entry.path, &name, |dir, name| {
+                    openat(dir, name, flags, private)
+                })?;
+                file = Some(File::from(fd));
+            }
+            Kind::Symlink { target } => {
+                self.create(&entry.path, &name, |dir, name| {
+                    symlinkat(target.as_slice(), dir, name)
+                })?;
+                self.node_meta(&entry, &name)?;
+            }
+            Kind::CharDevice { major, minor } => {
+                self.device(&entry, &name, FileType::CharacterDevice, *major, *minor)?;
+            }
+            Kind::BlockDevice { major, minor } => {
+                self.device(&entry, &name, FileType::BlockDevice, *major, *minor)?;
+            }
+            Kind::Fifo => {
+                self.create(&entry.path, &name, |dir, name| {
+                    mknodat(dir, name, FileType::Fifo, Mode::empty(), 0)
+                })?;
+                self.node_meta(&entry, &name)?;
+            }
+        }
+        self.remember(&entry.path);
+        self.entries.push(entry);
+        Ok(file)
+    }
+
+    /// Gives the file that was put last its owner, attributes, mode and time, in this order: a new owner clears attributes and
+    /// set-id bits, and attributes need a mode that allows writing.
+    pub(crate) fn finish_file(&mut self, file: &File) -> Result<(), LayerError> {
+        let Some(entry) = self.entries.pop() else {
+            return Ok(());
+        };
+        let done = self.fd_meta(file.as_fd(), &entry.path, &entry.meta);
+        self.entries.push(entry);
+        done
+    }
+
+    /// Makes the directory at `path` hide what lower layers have in it.
+    pub(crate) fn opaque(&mut self, path: &[u8]) -> Result<(), LayerError> {
+        // Any name will do: its directory is made if it is not there.
+        let inside = if path.is_empty() {
+            b"x".to_vec()
+        } else {
+            [path, b"/x"].concat()
+        };
+        self.locate(&inside)?;
+        let real = self.here.real.clone();
+        if self.options.whiteouts == Whiteouts::Apply {
+            return self.remove_lower(&real);
+        }
+        if real.is_empty() {
+            self.imply(&real, Meta::default());
+        }
+        // A whiteout and a directory of one path are an opaque directory.
+        self.entries.push(Entry {
+            path: real,
+            meta: Meta::default(),
+            kind: Kind::Whiteout,
+        });
+        Ok(())
+    }
+
+    /// Finishes the directories. `contents` are the digests of the files' contents, in the order in which they were put.
+    pub(crate) fn finish(mut self, contents: Vec<Digest>) -> Result<(Toc, Vec<Note>), LayerError> {
+        let mut sums = contents.into_iter();
+        for entry in &mut self.entries {
+            if let Kind::File { content, .. } = &mut entry.kind {
+                *content = sums.next().or(*content);
+            }
+        }
+        let toc = Toc::from_entries(std::mem::take(&mut self.entries));
+        // From the leaves up: a directory that forbids entering would hide those in it.
+        for entry in toc.refs().rev() {
+            let KindRef::Directory { opaque, implied } = entry.kind else {
+                continue;
+            };
+            let apply = self.options.whiteouts == Whiteouts::Apply;
+            // Where layers are applied, a directory without a header keeps what the earlier ones gave it; and the root is the
+            // caller's unless the layer speaks of it.
+            if implied && (apply || entry.path.is_empty() && !opaque) {
+                continue;
+            }
+            let fd = self.root.open_dir(entry.path);
+            let fd = fd.map_err(|e| LayerError::file("open", entry.path, e))?;
+            if !(implied && entry.path.is_empty()) {
+                self.fd_meta(fd.as_fd(), entry.path, &entry.meta())?;
+            }
+            let name = match self.options.whiteouts {
+                Whiteouts::OverlayTrusted => "trusted.overlay.opaque",
+                Whiteouts::OverlayUser => "user.overlay.opaque",
+                Whiteouts::Apply => continue,
+            };
+            if opaque {
+                fsetxattr(&fd, name, b"y", XattrFlags::empty())
+                    .map_err(|e| LayerError::file("make opaque", entry.path, e))?;
+            }
+        }
+        Ok((toc, self.notes))
+    }
+
+    fn drop_reserved(&mut self, entry: &mut Entry) {
+        let reserved = |name: &[u8]| RESERVED.iter().any(|p| name.starts_with(p));
+        let taken = entry.meta.xattrs.extract_if(.., |(name, _)| reserved(name));
+        self.notes.extend(taken.map(|(name, _)| Note::Reserved {
+            path: entry.path.clone(),
+            name,
+        }));
+    }
+
+    fn remember(&mut self, path: &[u8]) {
+        if self.options.whiteouts != Whiteouts::Apply {
+            return;
+        }
+        let mut next = Some(path);
+        while let Some(path) = next.filter(|p| !self.made.contains(*p)) {
+            self.made.insert(path.to_vec());
+            next = parent(path);
+        }
+    }
+
+    fn imply(&mut self, path: &[u8], meta: Meta) {
+        self.remember(path);
+        self.entries.push(Entry {
+            path: path.to_vec(),
+            meta,
+            kind: Kind::Directory {
+                opaque: false,
+                implied: true,
+            },
+        });
+    }
+
+    /// Goes to the directory that `path` is in, and says where `path` really is.
+    fn locate(&mut self, path: &[u8]) -> Result<Vec<u8>, LayerError> {
+        let dir = parent(path).unwrap_or_default();
+        if self.here.said != dir {
+            let (real, fd) = match self.root.open_dir(dir) {
+                Ok(fd) => (dir.to_vec(), fd),
+                Err(e) if needs_a_way(&e) => {
+                    let way = self.way(dir, true)?;
+                    way.ok_or_else(|| LayerError::file("open", dir, e))?
+                }
+                Err(e) => return Err(LayerError::file("open", dir, e)),
+            };
+            self.here = Here {
+                said: dir.to_vec(),
+                real,
+                fd,
+            };
+        }
+        let at = if dir.is_empty() { 0 } else { dir.len() + 1 };
+        let mut real = self.here.real.clone();
+        join(&mut real, &path[at..]);
+        Ok(real)
+    }
+
+    /// Goes to a directory part by part, resolving links inside the root, and making what is missing if told to. `None`: a
+    /// part is missing.
+    fn way(&mut self, dir: &[u8], make: bool) -> Result<Option<(Vec<u8>, OwnedFd)>, LayerError> {
+        let open = |path: &[u8], root: &Root| {
+            root.open_dir(path)
+                .map_err(|e| LayerError::file("open", path, e))
+        };
+        let mut todo: Vec<Vec<u8>> = Vec::new();
+        push_parts(&mut todo, dir);
+        let mut real: Vec<u8> = Vec::new();
+        let mut fd = open(b"", &self.root)?;
+        let mut links = 0;
+        while let Some(part) = todo.pop() {
+            if part == b".." {
+                let up = parent(&real).unwrap_or_default().len();
+                real.truncate(up);
+                fd = open(&real, &self.root)?;
+                continue;
+            }
+            let mut next = real.clone();
+            join(&mut next, &part);
+            let link = match self.look(&fd, &part, &next)? {
+                Part::Directory => None,
+                Part::Link(target) => Some(target),
+                Part::Missing if !make => return Ok(None),
+                Part::Missing => self.make_parent(&fd, &part, &next)?,
+                Part::Other => return Err(LayerError::NotDirectory { path: text(&next) }),
+            };
+            let Some(target) = link else {
+                fd = open(&next, &self.root)?;
+                real = next;
+                continue;
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(LayerError::Loop { path: text(dir) });
+            }
+            if target.starts_with(b"/") {
+                real.clear();
+                fd = open(b"", &self.root)?;
+            }
+            push_parts(&mut todo, &target);
+        }
+        Ok(Some((real, fd)))
+    }
+
+    /// What is at a name.
+    fn look(&self, dir: &OwnedFd, name: &[u8], path: &[u8]) -> Result<Part, LayerError> {
+        let stat = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(Part::Missing),
+            Err(e) => return Err(LayerError::file("look at", path, e)),
+        };
+        Ok(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Part::Directory,
+            FileType::Symlink => {
+                let target = readlinkat(dir, name, Vec::new());
+                let target = target.map_err(|e| LayerError::file("read the link", path, e))?;
+                Part::Link(target.into_bytes())
+            }
+            _ if self.is_whiteout(&stat) => Part::Missing,
+            _ => Part::Other,
+        })
+    }
+
+    fn is_whiteout(&self, stat: &Stat) -> bool {
+        self.options.whiteouts != Whiteouts::Apply && is_overlay_whiteout(stat)
+    }
+
+    /// Makes a directory that the layer has no header for, as the layers below have it; if they have a link there, nothing is
+    /// made and the link is to be followed.
+    fn make_parent(
+        &mut self,
+        dir: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+    ) -> Result<Option<Vec<u8>>, LayerError> {
+        let found = |e| LayerError::file("remove", path, e);
+        let hidden = match unlinkat(dir, name, AtFlags::empty()) {
+            // An overlay whiteout of this layer: what is below does not count.
+            Ok(()) => true,
+            Err(Errno::NOENT) => false,
+            Err(e) => return Err(found(e)),
+        };
+        let lower = self.below.filter(|_| !hidden);
+        let lower = lower.and_then(|b| b.stack.lookup(path)).map(|f| f.entry);
+        let meta = match lower {
+            Some(Entry {
+                kind: Kind::Symlink { target },
+                ..
+            }) => return Ok(Some(target)),
+            Some(entry) if entry.is_dir() => entry.meta,
+            _ => Meta {
+                mode: 0o755,
+                ..Meta::default()
+            },
+        };
+        let made = |e| LayerError::file("create the directory", path, e);
+        mkdirat(dir, name, Mode::RWXU).map_err(made)?;
+        if self.options.whiteouts == Whiteouts::Apply {
+            // Left as it is from now on; see `finish`.
+            let mode = Mode::from_raw_mode(meta.mode);
+            chmodat(dir, name, mode, AtFlags::empty()).map_err(made)?;
+        }
+        self.imply(path, meta);
+        Ok(None)
+    }
+
+    /// Makes something that is not there, after removing what is.
+    fn create<T>(
+        &self,
+        path: &[u8],
+        name: &[u8],
+        make: impl Fn(BorrowedFd, &[u8]) -> rustix::io::Result<T>,
+    ) -> Result<T, LayerError> {
+        let dir = self.here.fd.as_fd();
+        let made = match make(dir, name) {
+            Err(Errno::EXIST) => {
+                remove_all(dir, name).map_err(|e| LayerError::file("replace", path, e))?;
+                make(dir, name)
+            }
+            other => other,
+        };
+        made.map_err(|e| LayerError::file("create", path, e))
+    }
+
+    fn directory(&self, path: &[u8], name: &[u8]) -> Result<(), LayerError> {
+        let dir = &self.here.fd;
+        match mkdirat(dir, name, Mode::RWXU) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(LayerError::file("create the directory", path, e)),
+        }
+        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(|e| LayerError::file("look at", path, e))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Ok(());
+        }
+        self.create(path, name, |dir, name| mkdirat(dir, name, Mode::RWXU))
+    }
+
+    fn whiteout(&mut self, path: &[u8], name: &[u8]) -> Result<(), LayerError> {
+        if self.options.whiteouts == Whiteouts::Apply {
+            return self.remove_lower(path);
+        }
+        match mknodat(
+            &self.here.fd,
+            name,
+            FileType::CharacterDevice,
+            Mode::empty(),
+            0,
+        ) {
+            // What the layer itself has there stays; see `Toc::from_entries`.
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(e) => Err(LayerError::file("create the whiteout", path, e)),
+        }
+    }
+
+    /// Removes what earlier layers left at and below `path`, and nothing that this layer made.
+    fn remove_lower(&self, path: &[u8]) -> Result<(), LayerError> {
+        let failed = |e: io::Error| LayerError::file("remove", path, e);
+        if !self.made.contains(path) && !path.is_empty() {
+            let (dir, name) = match self.root.parent_dir(path) {
+                Ok(found) => found,
+                Err(e) if needs_a_way(&e) => return Ok(()),
+                Err(e) => return Err(failed(e)),
+            };
+            return remove_all(dir.as_fd(), name).map_err(|e| failed(e.into()));
+        }
+        let fd = match self.root.open_dir(path) {
+            Ok(fd) => fd,
+            Err(e) if needs_a_way(&e) => return Ok(()),
+            Err(e) => return Err(failed(e)),
+        };
+        for name in names(fd.as_fd()).map_err(|e| failed(e.into()))? {
+            let mut child = path.to_vec();
+            join(&mut child, &name);
+            self.remove_lower(&child)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the link; gives where its target really is.
+    fn hard_link(
+        &mut self,
+        entry: &Entry,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Vec<u8>, LayerError> {
+        let missing = || LayerError::LinkTarget {
+            path: text(&entry.path),
+            target: text(target),
+        };
+        let dir = parent(target).unwrap_or_default();
+        let at = if dir.is_empty() { 0 } else { dir.len() + 1 };
+        let target_name = &target[at..];
+        let found = match self.root.open_dir(dir) {
+            Ok(fd) => Some((dir.to_vec(), fd)),
+            Err(e) if needs_a_way(&e) => self.way(dir, false)?,
+            Err(e) => return Err(LayerError::file("open", dir, e)),
+        };
+        let mut real = target.to_vec();
+        if let Some((mut dir, fd)) = found {
+            join(&mut dir, target_name);
+            // Replacing a name by itself would lose it.
+            if dir == entry.path {
+                return Err(missing());
+            }
+            let present = statat(&fd, target_name, AtFlags::SYMLINK_NOFOLLOW);
+            if present.is_ok_and(|stat| !self.is_whiteout(&stat)) {
+                self.create(&entry.path, name, |here, name| {
+                    linkat(&fd, target_name, here, name, AtFlags::empty())
+                })?;
+                return Ok(dir);
+            }
+            real = dir;
+        }
+        self.copy_lower(entry, name, target)?.ok_or_else(missing)?;
+        Ok(real)
+    }
+
+    /// Makes a copy of a file of the layers below, as overlayfs would before linking to it.
+    fn copy_lower(
+        &mut self,
+        entry: &Entry,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Option<()>, LayerError> {
+        let Some(below) = self.below else {
+            return Ok(None);
+        };
+        let found = below.stack.resolve_parent(target)?.found;
+        let root = found.as_ref().and_then(|f| below.roots.get(f.layer));
+        let (Some(found), Some(root)) = (&found, root) else {
+            return Ok(None);
+        };
+        if !matches!(found.entry.kind, Kind::File { .. } | Kind::HardLink { .. }) {
+            return Ok(None);
+        }
+        let failed = |e| LayerError::file("copy", &found.entry.path, e);
+        let mut from = root.open_file(&found.entry.path).map_err(failed)?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let private = Mode::RUSR | Mode::WUSR;
+        let fd = self.create(&entry.path, name, |dir, name| {
+            openat(dir, name, flags, private)
+        })?;
+        let mut file = File::from(fd);
+        io::copy(&mut from, &mut file).map_err(failed)?;
+        self.fd_meta(file.as_fd(), &entry.path, &found.entry.meta)?;
+        Ok(Some(()))
+    }
+
+    fn device(
+        &mut self,
+        entry: &Entry,
+        name: &[u8],
+        kind: FileType,
+        major: u32,
+        minor: u32,
+    ) -> Result<(), LayerError> {
+        if self.options.devices == Devices::Skip {
+            let path = entry.path.clone();
+            self.notes.push(Note::Device { path });
+            // Skipping must still hide what is there.
+            let removed = remove_all(self.here.fd.as_fd(), name);
+            return removed.map_err(|e| LayerError::file("replace", &entry.path, e));
+        }
+        self.create(&entry.path, name, |dir, name| {
+            mknodat(dir, name, kind, Mode::empty(), makedev(major, minor))
+        })?;
+        self.node_meta(entry, name)
+    }
+
+    fn owner(&self, meta: &Meta) -> Option<(Option<Uid>, Option<Gid>)> {
+        if self.options.ownership == Ownership::Xattr {
+            return None;
+        }
+        // New files are ours already, unless a directory of an earlier layer passes its group on.
+        let ours = (meta.uid, meta.gid) == self.identity;
+        if ours && self.options.whiteouts != Whiteouts::Apply {
+            return None;
+        }
+        Some((Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))))
+    }
+
+    /// Owner, attributes, mode and time of a file or directory that is open.
+    fn fd_meta(&mut self, fd: BorrowedFd, path: &[u8], meta: &Meta) -> Result<(), LayerError> {
+        if let Some((uid, gid)) = self.owner(meta) {
+            fchown(fd, uid, gid).map_err(|e| LayerError::file("set the owner of", path, e))?;
+        }
+        if self.options.ownership == Ownership::Xattr && (meta.uid, meta.gid) != (0, 0) {
+            let owner = format!("{}:{}", meta.uid, meta.gid);
+            fsetxattr(fd, OWNER_XATTR, owner.as_bytes(), XattrFlags::empty())
+                .map_err(|e| LayerError::file("set the owner of", path, e))?;
+        }
+        for (name, value) in &meta.xattrs {
+            if let Err(e) = fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
+                self.notes.push(Note::Xattr {
+                    path: path.to_vec(),
+                    name: name.clone(),
+                    errno: e.raw_os_error(),
+                });
+            }
+        }
+        fchmod(fd, Mode::from_raw_mode(meta.mode & 0o7777))
+            .map_err(|e| LayerError::file("set the mode of", path, e))?;
+        futimens(fd, &times(meta)).map_err(|e| LayerError::file("set the time of", path, e))
+    }
+
+    /// The same of what cannot be opened; it was made by us a moment ago.
+    fn node_meta(&mut self, entry: &Entry, name: &[u8]) -> Result<(), LayerError> {
+        let dir = &self.here.fd;
+        let meta = &entry.meta;
+        if let Some((uid, gid)) = self.owner(meta) {
+            chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| LayerError::file("set the owner of", &entry.path, e))?;
+        }
+        for (xattr, value) in &meta.xattrs {
+            let path = proc_path(dir.as_fd(), name);
+            if let Err(e) = lsetxattr(path, xattr.as_slice(), value, XattrFlags::empty()) {
+                self.notes.push(Note::Xattr {
+                    path: entry.path.clone(),
+                    name: xattr.clone(),
+                    errno: e.raw_os_error(),
+                });
+            }
+        }
+        if !matches!(entry.kind, Kind::Symlink { .. }) {
+            let mode = Mode::from_raw_mode(meta.mode & 0o7777);
+            chmodat(dir, name, mode, AtFlags::empty())
+                .map_err(|e| LayerError::file("set the mode of", &entry.path, e))?;
+        }
+        utimensat(dir, name, &times(meta), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| LayerError::file("set the time of", &entry.path, e))
+    }
+}
+
+/// What is at one part of a path.
+enum Part {
+    Directory,
+    Link(Vec<u8>),
+    Missing,
+    Other,
+}
+
+/// Whether a path did not open because a part of it is missing or no directory.
+fn needs_a_way(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::XDEV)
+    )
+}
+
+/// Whether this is how overlayfs says that a name is gone.
+pub(crate) fn is_overlay_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// A path for the system calls on attributes, which take no directory.
+pub(crate) fn proc_path(dir: BorrowedFd, name: &[u8]) -> Vec<u8> {
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    path
+}
+
+/// The names in a directory, sorted.
+pub(crate) fn names(dir: BorrowedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Removes what is at a name, with everything in it; nothing being there is fine.
+fn remove_all(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<()> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(e) => return Err(e),
+    }
+    // The way down: each directory with the names that are left in it and its own name.
+    let open = |dir: BorrowedFd, name: &[u8]| {
+        let fd = openat_dir(dir, name)?;
+        let names = names(fd.as_fd())?;
+        Ok::<_, Errno>((fd, names, name.to_vec()))
+    };
+    let mut way = vec![open(dir, name)?];
+    while let Some((fd, names, _)) = way.last_mut() {
+        if let Some(child) = names.pop() {
+            match unlinkat(&*fd, child.as_slice(), AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR | Errno::PERM) => {
+                    let next = open(fd.as_fd(), &child)?;
+                    way.push(next);
+                }
+                Err(e) => return Err(e),
+            }
+        } else if let Some((_, _, empty)) = way.pop() {
+            let above = way.last().map_or(dir, |(fd, _, _)| fd.as_fd());
+            unlinkat(above, empty.as_slice(), AtFlags::REMOVEDIR)?;
+        }
+    }
+    Ok(())
+}
+
+fn openat_dir(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(dir, name, flags, Mode::empty())
+}
+
+fn times(meta: &Meta) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: meta.mtime,
+            tv_nsec: 0,
+        },
+    }
+}
+
+fn join(path: &mut Vec<u8>, name: &[u8]) {
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+}
+
+/// Adds the parts of a path to what is still to go, the first at the end.
+fn push_parts(todo: &mut Vec<Vec<u8>>, path: &[u8]) {
+    let parts = path.split(|c| *c == b'/');
+    let real = parts.filter(|p| !p.is_empty() && *p != b".");
+    let at = todo.len();
+    todo.extend(real.map(<[u8]>::to_vec));
+    todo[at..].reverse();
+}
