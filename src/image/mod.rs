@@ -14,6 +14,8 @@
 
 pub mod archive;
 mod copy;
+#[cfg(test)]
+mod foreign;
 pub mod layout;
 mod name;
 mod select;

@@ -194,6 +194,32 @@ pub(crate) fn image(layers: &[&[u8]]) -> Memory {
     memory
 }
 
+/// A tar with one file.
+pub(crate) fn tar_layer(path: &str, content: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, path, content).unwrap();
+    builder.into_inner().unwrap()
+}
+
+/// An image that tools can unpack: one gzip layer with the file `hello`.
+pub(crate) fn gzip_image() -> Memory {
+    use std::io::Write as _;
+    let memory = Memory::default();
+    let layer = tar_layer("hello", b"hello\n");
+    let mut config = ImageConfig::scratch(&Platform::host());
+    config.rootfs.diff_ids = vec![DiffId(Digest::of(&layer))];
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&layer).unwrap();
+    let blob = gzip.finish().unwrap();
+    memory.add_blob(&blob);
+    let descriptor = Descriptor::of(MediaType::OciLayerGzip, &blob);
+    add_manifest(&memory, &config.to_bytes(), vec![descriptor]);
+    memory
+}
+
 /// An image with just these layers and a configuration of nothing in particular; their blobs are not there.
 pub(crate) fn image_of(layers: Vec<Descriptor>) -> Memory {
     let memory = Memory::default();

@@ -1,1 +1,5 @@
+//! A registry that misbehaves on demand, and the one that Debian has.
 
+mod faults;
+mod real;
+mod server;
