@@ -12,6 +12,7 @@ use std::ptr;
 
 use libc::{c_char, sock_filter};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
@@ -144,7 +145,8 @@ impl Report {
 /// The command's standard streams; `None` is strata's own.
 #[derive(Debug)]
 pub(super) struct Streams {
-    pub(super) stdin: Option<OwnedFd>,
+    /// Whether there is no input: /dev/null, the sandbox's.
+    pub(super) no_input: bool,
     pub(super) stdout: Option<OwnedFd>,
     pub(super) stderr: Option<OwnedFd>,
     /// The command's end of its terminal, which then is all three.
@@ -252,8 +254,7 @@ fn prepare(program: &Program<'_>) -> Result<(), Report> {
     mount_control_groups();
 
     connect(program).map_err(at(Step::Streams))?;
-    for (index, (resource, limit)) in program.limits.iter().enumerate() {
-        let index = index as u32;
+    for (index, (resource, limit)) in (0..).zip(program.limits) {
         setrlimit(*resource, *limit).map_err(|errno| Report {
             step: Step::Limit,
             index,
@@ -313,7 +314,7 @@ fn mount_proc() -> Result<(), Errno> {
     move_mount(
         &proc,
         c"",
-        rustix::fs::CWD,
+        CWD,
         c"/proc",
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
@@ -371,14 +372,14 @@ fn connect(program: &Program<'_>) -> Result<(), Errno> {
             .into_iter()
             .try_for_each(|number| onto(terminal, number));
     }
-    let streams_in_order = [
-        (&streams.stdin, 0),
-        (&streams.stdout, 1),
-        (&streams.stderr, 2),
-    ];
-    for (stream, number) in streams_in_order {
+    if streams.no_input {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let null = openat(CWD, c"/dev/null", flags, Mode::empty())?;
+        onto(&null, 0)?;
+    }
+    for (stream, number) in [(&streams.stdout, 1), (&streams.stderr, 2)] {
         if let Some(stream) = stream {
-            if streams.chown && number != 0 {
+            if streams.chown {
                 give_to_user(stream, program);
             }
             onto(stream, number)?;

@@ -9,7 +9,32 @@
 //! killed with the thread that started it, so that nothing is left running; no mount point, file or device is created
 //! outside the root filesystem, whatever links it holds.
 //!
+//! How a command starts:
+//!
+//! ```text
+//! caller's thread    copies of the root filesystem and of bind sources (detached mounts), control groups
+//!   │ a thread
+//!   ▼
+//! sandbox thread     leaves mount, IPC, UTS (and network) namespaces; builds the mounts in ordinary code; pivot_root
+//!   │ fork into a PID namespace             ▲ why it failed, or nothing: it was executed
+//!   ▼                                       │
+//! child              waits for its control groups; /proc, masks; limits, capabilities, seccomp, ids; exec
+//! ```
+//!
+//! The thread then waits for the command, and the kernel kills the command when the thread ends, at the latest with strata.
+//!
+//! Restrictions ([`Security::Default`]) are docker's: 14 capabilities, its seccomp profile (also for 32-bit programs), masked and
+//! read-only parts of /proc and /sys. `no_new_privs` is off, as there.
+//!
+//! Rootless: in a user namespace devices are bind mounts of the host's, and /sys is a read-only copy of the host's unless the
+//! network is the sandbox's own. With a *single id* ([`Privilege::Single`]) every user is 0: a filter answers success, and does
+//! nothing, when a program gives a file or itself to another id or makes a device, so that tar, dpkg and rpm get on. What
+//! a program reads back is the truth (0), so one that checks, as apt does for its sandbox user, must be told not to switch.
+//!
 //! Concurrency: any number of sandboxes at once; between fork and exec only async-signal-safe calls are made.
+//!
+//! Needs Linux 5.12; before 6.5 overlays are mounted another way, and before 6.15 a detached root filesystem or bind source can
+//! be used by one sandbox only.
 //!
 //! Knows no image words (layer, config, Dockerfile). The only room with `unsafe`.
 

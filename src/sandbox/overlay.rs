@@ -4,11 +4,11 @@
 //! descriptor and the last namespace that has it are. Features of overlayfs that an OCI layer cannot express (metadata-only copies,
 //! redirects, an index) are off.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
@@ -188,8 +188,8 @@ fn mount_by_parameters(
     let mut attributes = MountAttrFlags::empty();
     match upper {
         Some(upper) => {
-            set_path("upperdir", upper.changes)?;
-            set_path("workdir", upper.work)?;
+            set_path("upperdir", &escaped(upper.changes))?;
+            set_path("workdir", &escaped(upper.work))?;
             // Otherwise a trusted.overlay.uuid appears on the upper directory.
             check("uuid", fsconfig_set_string(&context, "uuid", "off"))?;
             if options.volatile {
@@ -201,6 +201,13 @@ fn mount_by_parameters(
     check("mount", fsconfig_create(&context))?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(|error| failed(lowers.len(), "mount", kernel_log(&context), error))
+}
+
+/// The kernel takes backslashes out of these two paths, though not out of `lowerdir+`.
+fn escaped(path: &Path) -> PathBuf {
+    let bytes = path.as_os_str().as_bytes();
+    let escape = |&byte: &u8| (byte == b'\\').then_some(b'\\').into_iter().chain([byte]);
+    PathBuf::from(OsString::from_vec(bytes.iter().flat_map(escape).collect()))
 }
 
 /// The messages that the kernel left in the file system context, without their level.
@@ -296,4 +303,129 @@ pub(super) fn make_private() -> Result<(), Errno> {
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read;
+
+    use rustix::fs::{OFlags, openat};
+
+    use super::*;
+
+    /// Directories `0`, `1` …, each with a file of its own name and a file `same`.
+    fn lowers(base: &Path, count: usize) -> Vec<PathBuf> {
+        let make = |number: usize| {
+            let path = base.join(format!("{number}:a\\b,c"));
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join(format!("f{number}")), "").unwrap();
+            fs::write(path.join("same"), number.to_string()).unwrap();
+            path
+        };
+        (0..count).map(make).collect()
+    }
+
+    fn upper(base: &Path) -> (PathBuf, PathBuf) {
+        let (changes, work) = (base.join("u:p\\p,er"), base.join("work"));
+        fs::create_dir(&changes).unwrap();
+        fs::create_dir(&work).unwrap();
+        (changes, work)
+    }
+
+    fn read(mount: &OwnedFd, name: &str) -> Result<String, Errno> {
+        let mut file = fs::File::from(openat(mount, name, OFlags::RDONLY, Mode::empty())?);
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        Ok(text)
+    }
+
+    fn write(mount: &OwnedFd, name: &str) -> Result<(), Errno> {
+        openat(
+            mount,
+            name,
+            OFlags::CREATE | OFlags::WRONLY,
+            Mode::from_raw_mode(0o644),
+        )
+        .map(drop)
+    }
+
+    #[test]
+    fn the_last_lower_is_on_top_and_changes_go_to_the_upper() {
+        for ways in [mount_by_parameters, mount_by_options] {
+            for count in [2, 3, 130] {
+                let scratch = tempfile::tempdir().unwrap();
+                let lowers = lowers(scratch.path(), count);
+                let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
+                let read_only = ways(&lowers, None, Options::default()).unwrap();
+                assert_eq!(read(&read_only, "same").unwrap(), (count - 1).to_string());
+                read(&read_only, "f0").unwrap();
+                assert_eq!(write(&read_only, "new"), Err(Errno::ROFS));
+
+                let (changes, work) = upper(scratch.path());
+                let place = Upper {
+                    changes: &changes,
+                    work: &work,
+                };
+                let mount = ways(
+                    &lowers,
+                    Some(place),
+                    Options {
+                        userxattr: false,
+                        volatile: true,
+                    },
+                )
+                .unwrap();
+                write(&mount, "new").unwrap();
+                rustix::fs::unlinkat(&mount, "f0", rustix::fs::AtFlags::empty()).unwrap();
+                assert!(changes.join("new").exists());
+                assert!(changes.join("f0").symlink_metadata().is_ok(), "a whiteout");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_to_merge_is_a_bind() {
+        let scratch = tempfile::tempdir().unwrap();
+        let one = lowers(scratch.path(), 1);
+        let mount_one = mount(&one, None, Options::default()).unwrap();
+        assert_eq!(read(&mount_one, "same").unwrap(), "0");
+        assert_eq!(write(&mount_one, "new"), Err(Errno::ROFS));
+
+        let none: [&Path; 0] = [];
+        let empty = mount(&none, None, Options::default()).unwrap();
+        assert_eq!(write(&empty, "new"), Err(Errno::ROFS));
+        let (changes, work) = upper(scratch.path());
+        let bare = mount(
+            &none,
+            Some(Upper {
+                changes: &changes,
+                work: &work,
+            }),
+            Options::default(),
+        )
+        .unwrap();
+        write(&bare, "new").unwrap();
+        assert!(changes.join("new").exists());
+    }
+
+    #[test]
+    fn errors_have_the_kernels_words() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut many = lowers(scratch.path(), 2);
+        many.push(scratch.path().join("nosuch"));
+        let error = mount(&many, None, Options::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("nosuch"), "{error}");
+        let same = vec![many[0].clone(); MAX_LOWERS + 1];
+        let error = mount(&same, None, Options::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("limit is 500"), "{error}");
+        assert!(matches!(
+            bind(Path::new("/no/such"), true, true),
+            Err(SandboxError::Bind { .. })
+        ));
+    }
 }

@@ -282,16 +282,6 @@ fn start(
     if mounts::own_network(&spec) {
         sys::loopback_up().map_err(start("the loopback interface"))?;
     }
-    // Before the root changes.
-    let null = || {
-        File::open("/dev/null")
-            .map(OwnedFd::from)
-            .map_err(SandboxError::start("opening /dev/null"))
-    };
-    let stdin = match &spec.stdio {
-        Stdio::Inherit { stdin: true } | Stdio::Terminal(_) => None,
-        Stdio::Capture { .. } | Stdio::Inherit { stdin: false } => Some(null()?),
-    };
     let world = mounts::build(&spec, sources, privilege)?;
     let (master, slave) = world.terminal.unzip();
     if let (Stdio::Terminal(terminal), Some(slave)) = (&spec.stdio, &slave) {
@@ -313,17 +303,16 @@ fn start(
         filters.push(seccomp::single_id_filter());
     }
     filters.retain(|filter| !filter.is_empty());
-    let (stdout, stderr, chown) = match spec.stdio {
-        Stdio::Capture { stdout, stderr } => (Some(stdout), Some(stderr), true),
-        Stdio::Inherit { .. } | Stdio::Terminal(_) => (None, None, false),
-    };
-    let streams = Streams {
-        stdin,
-        stdout,
-        stderr,
+    let mut streams = Streams {
+        no_input: !matches!(spec.stdio, Stdio::Inherit { stdin: true }),
+        stdout: None,
+        stderr: None,
         terminal: slave,
-        chown,
+        chown: false,
     };
+    if let Stdio::Capture { stdout, stderr } = spec.stdio {
+        (streams.stdout, streams.stderr, streams.chown) = (Some(stdout), Some(stderr), true);
+    }
     let (go_read, go) = pipe_with(PipeFlags::CLOEXEC).map_err(start("a pipe"))?;
     let (report, report_write) = pipe_with(PipeFlags::CLOEXEC).map_err(start("a pipe"))?;
     let candidates: Vec<_> = text.candidates.iter().map(CString::as_c_str).collect();

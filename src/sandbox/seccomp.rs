@@ -331,3 +331,257 @@ fn one_of(values: &[u32], then: sock_filter, otherwise: sock_filter) -> Vec<sock
     program.extend([otherwise, then]);
     program
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    /// What the kernel would do: runs a program over a call, and counts instructions.
+    fn interpret(
+        program: &[sock_filter],
+        audit: u32,
+        number: u32,
+        arguments: [u64; 6],
+    ) -> (u32, usize) {
+        let data = |offset: u32| match offset {
+            0 => number,
+            4 => audit,
+            offset => {
+                let argument = arguments[(offset as usize - 16) / 8];
+                u32::try_from(if offset % 8 == 0 {
+                    argument & 0xffff_ffff
+                } else {
+                    argument >> 32
+                })
+                .unwrap()
+            }
+        };
+        let (mut at, mut accumulator, mut steps) = (0_usize, 0_u32, 0);
+        loop {
+            let instruction = program[at];
+            let (code, k) = (u32::from(instruction.code), instruction.k);
+            at += 1;
+            steps += 1;
+            let mut branch = |condition: bool| {
+                at += usize::from(if condition {
+                    instruction.jt
+                } else {
+                    instruction.jf
+                });
+            };
+            match code {
+                0x20 => accumulator = data(k),
+                0x54 => accumulator &= k,
+                0x05 => at += k as usize,
+                0x15 => branch(accumulator == k),
+                0x35 => branch(accumulator >= k),
+                0x45 => branch(accumulator & k != 0),
+                0x06 => return (k, steps),
+                other => panic!("operation {other:#x}"),
+            }
+        }
+    }
+
+    fn verdict(
+        program: &[sock_filter],
+        architecture: &Architecture,
+        number: u32,
+        first: u64,
+    ) -> u32 {
+        interpret(program, architecture.audit, number, [first, 0, 0, 0, 0, 0]).0
+    }
+
+    const EVERY: [&Architecture; 4] = [&X86_64, &I386, &AARCH64, &ARM];
+
+    /// A filter for an architecture and its 32-bit companion.
+    fn filters(
+        rules: fn(&Architecture) -> Vec<Segment>,
+    ) -> [(Vec<sock_filter>, &'static Architecture); 4] {
+        EVERY.map(|architecture| {
+            let both = if [X86_64.audit, I386.audit].contains(&architecture.audit) {
+                [X86_64, I386]
+            } else {
+                [AARCH64, ARM]
+            };
+            (compile(&both, rules), architecture)
+        })
+    }
+
+    #[test]
+    fn every_number_gets_the_verdict_of_the_tables() {
+        for (program, architecture) in filters(default_rules) {
+            let special = [
+                architecture.clone,
+                architecture.personality,
+                architecture.socket,
+            ];
+            for number in (0..=NEWEST + 40).chain([0x000f_0001, 0x4000_0000, u32::MAX]) {
+                let refused = |table: &[Call]| table.iter().any(|&(refused, _)| refused == number);
+                let expected = if refused(architecture.refused) || refused(REFUSED_EVERYWHERE) {
+                    errno(EPERM)
+                } else if number == CLONE3 {
+                    errno(ENOSYS)
+                } else if number <= NEWEST || architecture.extra.contains(&number) {
+                    ALLOW
+                } else {
+                    errno(ENOSYS)
+                };
+                // The first argument 0: no flags, personality Linux, AF_UNSPEC.
+                let found = verdict(&program, architecture, number, 0);
+                assert_eq!(
+                    found,
+                    expected,
+                    "{number} on {:#x} {}",
+                    architecture.audit,
+                    special.contains(&number)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_decide_where_docker_looks_at_them() {
+        for (program, architecture) in filters(default_rules) {
+            let clone = |flags| verdict(&program, architecture, architecture.clone, flags);
+            assert_eq!(clone(0x003d_0f00), ALLOW, "a thread");
+            assert_eq!(clone(17), ALLOW, "a process");
+            for flag in [
+                0x0002_0000_u64,
+                0x0200_0000,
+                0x0400_0000,
+                0x0800_0000,
+                0x1000_0000,
+                0x2000_0000,
+                0x4000_0000,
+            ] {
+                assert_eq!(clone(flag | 17), errno(EPERM), "{flag:#x}");
+            }
+            for (value, allowed) in [
+                (0, true),
+                (8, true),
+                (0x20000, true),
+                (0x20008, true),
+                (0xffff_ffff, true),
+                (0x40000, false),
+            ] {
+                let found = verdict(&program, architecture, architecture.personality, value);
+                assert_eq!(found == ALLOW, allowed, "personality {value:#x}");
+            }
+            for (family, allowed) in [
+                (1, true),
+                (2, true),
+                (10, true),
+                (16, true),
+                (17, true),
+                (38, false),
+                (40, false),
+                (45, true),
+                (46, false),
+                (0xffff_ffff, false),
+            ] {
+                let found = verdict(&program, architecture, architecture.socket, family);
+                assert_eq!(found == ALLOW, allowed, "socket family {family}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_architecture_has_no_calls() {
+        let program = compile(&[X86_64, I386], default_rules);
+        assert_eq!(verdict(&program, &AARCH64, 64, 0), errno(ENOSYS));
+    }
+
+    #[test]
+    fn a_single_id_pretends() {
+        for (program, architecture) in filters(single_id_rules) {
+            for &(number, name) in architecture.ownership {
+                assert_eq!(
+                    verdict(&program, architecture, number, 0),
+                    errno(0),
+                    "{name}"
+                );
+            }
+            let node = |mode| {
+                interpret(
+                    &program,
+                    architecture.audit,
+                    architecture.mknodat,
+                    [0, 0, mode, 0, 0, 0],
+                )
+                .0
+            };
+            let kinds = [
+                (0o020_644, errno(0)),
+                (0o060_644, errno(0)),
+                (0o010_644, ALLOW),
+                (0o100_644, ALLOW),
+                (0o140_644, ALLOW),
+            ];
+            for (mode, expected) in kinds {
+                assert_eq!(node(mode), expected, "{mode:o}");
+            }
+            assert_eq!(
+                verdict(&program, architecture, architecture.clone, 0),
+                ALLOW
+            );
+            assert_eq!(verdict(&program, architecture, NEWEST + 1, 0), ALLOW);
+        }
+    }
+
+    #[test]
+    fn filters_are_short_and_calls_cheap() {
+        for (program, architecture) in filters(default_rules) {
+            assert!(program.len() < 600, "{} instructions", program.len());
+            for number in 0..=NEWEST {
+                let (_, steps) = interpret(&program, architecture.audit, number, [0; 6]);
+                assert!(steps <= 26, "call {number} takes {steps} instructions");
+            }
+        }
+    }
+
+    #[test]
+    fn the_tables_are_sorted_and_agree_with_the_system() {
+        for architecture in EVERY {
+            for table in [
+                architecture.refused,
+                architecture.ownership,
+                REFUSED_EVERYWHERE,
+            ] {
+                assert!(table.is_sorted_by_key(|&(number, _)| number));
+            }
+        }
+        let own = if cfg!(target_arch = "x86_64") {
+            &X86_64
+        } else {
+            &AARCH64
+        };
+        let number = |name: &str| {
+            own.refused
+                .iter()
+                .find(|&&(_, known)| known == name)
+                .map(|&(number, _)| i64::from(number))
+        };
+        for (name, expected) in [
+            ("mount", libc::SYS_mount),
+            ("bpf", libc::SYS_bpf),
+            ("unshare", libc::SYS_unshare),
+            ("keyctl", libc::SYS_keyctl),
+            ("reboot", libc::SYS_reboot),
+            ("userfaultfd", libc::SYS_userfaultfd),
+        ] {
+            assert_eq!(number(name), Some(expected), "{name}");
+        }
+        let special = [own.clone, own.personality, own.socket, own.mknodat].map(i64::from);
+        assert_eq!(
+            special,
+            [
+                libc::SYS_clone,
+                libc::SYS_personality,
+                libc::SYS_socket,
+                libc::SYS_mknodat
+            ]
+        );
+    }
+}

@@ -87,11 +87,11 @@ pub(super) unsafe fn fork_into_pid_namespace() -> Result<Forked, Errno> {
     let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) })?;
     match i32::try_from(pid).ok().and_then(Pid::from_raw) {
         None => Ok(Forked::Child),
-        // SAFETY: the kernel has just made the descriptor for us, and nobody else knows it.
-        Some(pid) => Ok(Forked::Parent {
-            pid,
-            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-        }),
+        Some(pid) => {
+            // SAFETY: the kernel has just made the descriptor for us, and nobody else knows it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Forked::Parent { pid, pidfd })
+        }
     }
 }
 
@@ -195,17 +195,34 @@ pub(super) fn restore_signals(old: &libc::sigset_t) {
 
 /// Gives every signal its default action and blocks none: what a command expects to start with.
 pub(super) fn reset_signals() {
-    // SAFETY: an all-zero sigaction is SIG_DFL with no flags and an empty mask; numbers the kernel or the C library keep for
-    // themselves are refused, which does no harm.
-    unsafe {
-        let default = std::mem::zeroed::<libc::sigaction>();
-        for signal in 1..=64 {
-            libc::sigaction(signal, &raw const default, std::ptr::null_mut());
-        }
-        let mut none = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&raw mut none);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    // The kernel's struct sigaction, at most 32 bytes on any architecture: all zero is SIG_DFL, no flags, an empty mask. The C
+    // library's function would refuse the two signals that it keeps for itself.
+    let default = [0_u64; 4];
+    let mask_bytes = size_of::<u64>();
+    for signal in 1..=64 {
+        // SAFETY: the pointer is to a live struct, the old action is not asked for. SIGKILL and SIGSTOP are refused, which does
+        // no harm.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                mask_bytes,
+            )
+        };
     }
+    let none = 0_u64;
+    // SAFETY: as above, with a live mask of that size.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null_mut::<u64>(),
+            mask_bytes,
+        )
+    };
 }
 
 /// Switches the loopback interface of this thread's network namespace on.
@@ -221,7 +238,8 @@ pub(super) fn loopback_up() -> Result<(), Errno> {
     for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes_with_nul()) {
         *to = from.cast_signed() as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // Up and running; the constants are wider than the field they are for.
+    request.ifr_ifru.ifru_flags = 0x1 | 0x40;
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which `request` is.
     check(unsafe {
         libc::syscall(

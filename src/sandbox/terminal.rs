@@ -180,3 +180,54 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn input_output_and_size_go_across() {
+        use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+        resize(&slave, 5, 6).unwrap();
+        assert_eq!(tcgetwinsize(&master).unwrap().ws_col, 6);
+        let (stdin, mut keys) = io::pipe().unwrap();
+        let (mut screen, stdout) = io::pipe().unwrap();
+        let (_resized, _tell) = io::pipe().unwrap();
+        std::thread::scope(|scope| {
+            let (master, resized) = (&master, &_resized);
+            let copying =
+                scope.spawn(move || copy(stdin.as_fd(), stdout.as_fd(), master, resized.as_fd()));
+            keys.write_all(b"key\n").unwrap();
+            drop(keys);
+            let mut command = File::from(slave);
+            let mut line = [0; 4];
+            command.read_exact(&mut line).unwrap();
+            assert_eq!(&line, b"key\n");
+            assert_eq!(
+                command.read(&mut line).unwrap(),
+                0,
+                "the end of the input is the end of the file"
+            );
+            command.write_all(b"out").unwrap();
+            drop(command);
+            copying.join().unwrap().unwrap();
+        });
+        let mut text = String::new();
+        screen.read_to_string(&mut text).unwrap();
+        assert!(
+            text.starts_with("key\r\n") && text.ends_with("out"),
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_terminal_has_no_raw_mode() {
+        let (read, _write) = io::pipe().unwrap();
+        assert!(RawMode::new(read.as_fd()).unwrap().is_none());
+    }
+}
