@@ -1,8 +1,13 @@
 //! The Dockerfile language: text in, typed stages and diagnostics out.
 //!
 //! For: everything that can be said about a Dockerfile (and a `.dockerignore`) without a context, a registry or a clock.
-//! [`parse`] gives the [`Dockerfile`] with its words *unexpanded*; [`words`] expands them when the scopes are known;
-//! [`ignore`] and [`glob`] match paths; [`lint`] holds the rules of `build --check`.
+//! [`parse`] gives the [`Dockerfile`] with its words *unexpanded*; [`words`] expands them when the scopes are known, and
+//! [`mounts`] then reads the options of `RUN --mount` again; [`ignore`] and [`glob`] match paths; [`lint`] holds the rules
+//! of `build --check`; [`render`] shows a [`Diagnostic`] with its source.
+//!
+//! ```text
+//! text ── lexer ──► logical lines ── instructions (flags, split, heredoc, mounts) ──► parser ──► stages
+//! ```
 //!
 //! Invariants: every word, statement and diagnostic has a [`Span`] into the source text; parsing never panics and never
 //! reads beyond its input; equal text gives equal values.
@@ -20,6 +25,7 @@ pub mod mounts;
 pub mod words;
 
 mod duration;
+mod expander;
 mod flags;
 mod heredoc;
 mod instructions;

@@ -11,7 +11,7 @@ use super::{heredoc, lint};
 pub struct Parsed {
     /// What it says.
     pub dockerfile: Dockerfile,
-    /// Findings of the rule `NoEmptyContinuation`; the other rules are [`lint::check`].
+    /// Findings of the rule `NoEmptyContinuation`; the other rules are [`lint::check()`].
     pub warnings: Vec<Diagnostic>,
 }
 

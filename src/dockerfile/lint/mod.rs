@@ -1,6 +1,6 @@
 //! The rules of `build --check`, by BuildKit's names and in its words.
 //!
-//! [`check`] finds what the text alone shows. Rules that need the values of variables, base images or the context have
+//! [`check()`] finds what the text alone shows. Rules that need the values of variables, base images or the context have
 //! only their messages here: who knows those calls [`undefined_var`] and its like. [`apply`] then drops what the
 //! Dockerfile says to skip; every finding must go through it, so nothing else looks at [`Config`].
 
