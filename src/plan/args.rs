@@ -76,7 +76,7 @@ pub(super) fn with_globals(
                             .expand(&word.text, escape)
                             .map_err(|source| PlanError::Word {
                                 text: word.text.clone(),
-                                span: word.span,
+                                span: source.at(word).span,
                                 source,
                             })?;
                     Some(value)

@@ -102,7 +102,7 @@ impl Lowering<'_, '_> {
                     let scope = &current.state.scope;
                     let (text, uses) =
                         scope
-                            .expand_heredoc(&doc.content, self.escape)
+                            .expand_heredoc(&doc.content)
                             .map_err(|source| PlanError::Word {
                                 text: doc.word.text.clone(),
                                 span: current.span(doc.span),

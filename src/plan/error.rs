@@ -129,7 +129,7 @@ pub enum PlanError {
     Image {
         /// The image as the Dockerfile names it.
         name: String,
-        /// Where; none if only the command line does.
+        /// Where.
         span: Span,
         /// Why not.
         #[source]

@@ -212,14 +212,16 @@ impl Lowering<'_, '_> {
                 .state
                 .scope
                 .expand_list(&word.text, self.escape)
-                .map_err(|source| PlanError::Word {
-                    text: word.text.clone(),
-                    span,
-                    source,
-                })?;
+                .map_err(|source| current.word_error(word, source))?;
             self.lint_undefined(current, &uses, word.span);
             for port in list {
-                all.extend(ports::parse(&port).map_err(|source| PlanError::Port {
+                let parsed = ports::parse(&port).and_then(|ports| {
+                    match all.len() + ports.len() > ports::MAX_PORTS {
+                        true => Err(ports::PortError::TooMany),
+                        false => Ok(ports),
+                    }
+                });
+                all.extend(parsed.map_err(|source| PlanError::Port {
                     word: port,
                     span,
                     source,

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::dockerfile::{self, Diagnostic, Dockerfile, Instruction, Span, Statement, Word};
+use crate::dockerfile::{
+    self, Diagnostic, Dockerfile, Instruction, Span, Statement, Word, WordError,
+};
 use crate::oci::{ImageConfig, Platform, Reference};
 
 use super::args;
@@ -107,6 +109,16 @@ impl Current {
     /// The place to blame: the word's, or the `FROM` of a trigger.
     pub(super) fn span(&self, own: Span) -> Span {
         self.trigger.as_ref().map_or(own, |(span, _)| *span)
+    }
+
+    /// An error of a word: at its place in the word, where that place is in this file.
+    pub(super) fn word_error(&self, word: &Word, source: WordError) -> PlanError {
+        let own = source.at(word).span;
+        PlanError::Word {
+            text: word.text.clone(),
+            span: self.span(own),
+            source,
+        }
     }
 
     /// The lines to show.
@@ -561,11 +573,7 @@ impl Lowering<'_, '_> {
             .state
             .scope
             .expand(&word.text, self.escape)
-            .map_err(|source| PlanError::Word {
-                text: word.text.clone(),
-                span: current.span(word.span),
-                source,
-            })?;
+            .map_err(|source| current.word_error(word, source))?;
         self.lint_undefined(current, &uses, word.span);
         Ok(text)
     }

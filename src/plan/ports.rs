@@ -3,6 +3,9 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+/// Every port of every protocol: who exposes more says some twice, and a line of ranges would fill the memory.
+pub(super) const MAX_PORTS: usize = 3 * 65536;
+
 /// Why a text is no port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
@@ -26,6 +29,9 @@ pub enum PortError {
         /// The host's.
         host: String,
     },
+    /// More than 196608 in one instruction.
+    #[error("too many ports: there are not more than {MAX_PORTS}")]
+    TooMany,
     /// What stands before the host's port is no address.
     #[error("invalid IP address: {0}")]
     Address(String),

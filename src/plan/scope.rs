@@ -2,6 +2,10 @@
 
 use crate::dockerfile::words::{self, WordError};
 
+/// How many bytes of values one word may take in, and be longer for it. A variable that holds itself twice doubles with
+/// every line; no argument list of Linux takes a value a tenth as long.
+const MAX_GROWTH_BYTES: usize = 1 << 20;
+
 /// The variables of a stage (or the global ones), and the arguments declared on the way.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
@@ -78,9 +82,7 @@ impl Scope {
 
     /// Expands a word.
     pub(super) fn expand(&self, word: &str, escape: char) -> Result<(String, Uses), WordError> {
-        let mut uses = Uses::default();
-        let text = words::expand(word, escape, &mut self.lookup(word, &mut uses))?;
-        Ok((text, uses))
+        self.expand_with(word, |lookup| words::expand(word, escape, lookup))
     }
 
     /// Expands a word that may become several, or none.
@@ -89,28 +91,22 @@ impl Scope {
         word: &str,
         escape: char,
     ) -> Result<(Vec<String>, Uses), WordError> {
-        let mut uses = Uses::default();
-        let list = words::expand_list(word, escape, &mut self.lookup(word, &mut uses))?;
-        Ok((list, uses))
+        self.expand_with(word, |lookup| words::expand_list(word, escape, lookup))
     }
 
-    /// Expands the body of a here-document.
-    pub(super) fn expand_heredoc(
+    /// Expands the body of a here-document, where a backslash escapes whatever the file says.
+    pub(super) fn expand_heredoc(&self, body: &str) -> Result<(String, Uses), WordError> {
+        self.expand_with(body, |lookup| words::expand_heredoc(body, '\\', lookup))
+    }
+
+    fn expand_with<T: Size>(
         &self,
-        body: &str,
-        escape: char,
-    ) -> Result<(String, Uses), WordError> {
+        word: &str,
+        expand: impl FnOnce(&mut dyn FnMut(&str) -> Option<String>) -> Result<T, WordError>,
+    ) -> Result<(T, Uses), WordError> {
         let mut uses = Uses::default();
-        let text = words::expand_heredoc(body, escape, &mut self.lookup(body, &mut uses))?;
-        Ok((text, uses))
-    }
-
-    fn lookup<'a>(
-        &'a self,
-        word: &'a str,
-        uses: &'a mut Uses,
-    ) -> impl FnMut(&str) -> Option<String> + 'a {
-        move |name| {
+        let mut taken = 0;
+        let mut lookup = |name: &str| {
             let value = self.get(name);
             let list = match value {
                 Some(_) => &mut uses.found,
@@ -119,8 +115,39 @@ impl Scope {
             if !list.iter().any(|n| n == name) && (value.is_some() || is_used_plainly(word, name)) {
                 list.push(name.to_owned());
             }
-            value.map(str::to_owned)
+            taken += value.map_or(0, str::len);
+            // What is too long is refused below; until then nothing more is added to it.
+            value
+                .filter(|_| taken <= MAX_GROWTH_BYTES)
+                .map(str::to_owned)
+        };
+        let expanded = expand(&mut lookup);
+        if taken > MAX_GROWTH_BYTES
+            || matches!(&expanded, Ok(text) if text.size_bytes() > word.len() + MAX_GROWTH_BYTES)
+        {
+            return Err(WordError {
+                offset: 0,
+                message: format!("it grows by more than {MAX_GROWTH_BYTES} bytes"),
+            });
         }
+        Ok((expanded?, uses))
+    }
+}
+
+/// How long an expansion is.
+trait Size {
+    fn size_bytes(&self) -> usize;
+}
+
+impl Size for String {
+    fn size_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Size for Vec<String> {
+    fn size_bytes(&self) -> usize {
+        self.iter().map(String::len).sum()
     }
 }
 
@@ -153,6 +180,17 @@ mod tests {
         assert_eq!(scope.effective_arguments(), ["X=later", "Z="]);
         assert_eq!(scope.names().collect::<Vec<_>>(), ["X", "Y"]);
         assert!(scope.is_declared("Z"));
+    }
+
+    #[test]
+    fn growth_is_bounded() {
+        let mut scope = Scope::default();
+        scope.set("A", &"x".repeat(MAX_GROWTH_BYTES / 2));
+        assert!(scope.expand("$A$A", '\\').is_ok());
+        assert!(scope.expand("$A$A$A", '\\').is_err());
+        assert!(scope.expand("${A//x/xxx}", '\\').is_err());
+        assert!(scope.expand_list("$A $A $A", '\\').is_err());
+        assert!(scope.expand_heredoc("$A $A $A").is_err());
     }
 
     #[test]

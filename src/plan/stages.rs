@@ -105,7 +105,7 @@ impl<'a> Stages<'a> {
                     .expand(&word.text, escape)
                     .map_err(|source| PlanError::Word {
                         text: word.text.clone(),
-                        span: word.span,
+                        span: source.at(word).span,
                         source,
                     })?;
             for name in uses.missing.iter().filter(|n| !globals.is_declared(n)) {

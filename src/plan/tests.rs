@@ -491,6 +491,10 @@ fn errors() {
             "FROM busybox\nEXPOSE x",
             "invalid EXPOSE \"x\": invalid containerPort: x",
         ),
+        (
+            "FROM busybox\nEXPOSE 0-65535 0-65535/udp 0-65535/sctp 1",
+            "invalid EXPOSE \"1\": too many ports: there are not more than 196608",
+        ),
         ("FROM busybox\nSTOPSIGNAL SIGNO", "invalid signal: SIGNO"),
         (
             "FROM busybox\nENV A=\"${B:?b is missing}\"",
