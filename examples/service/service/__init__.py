@@ -1,0 +1,3 @@
+"""A service that highlights source code."""
+
+GREETING = "hello from version 1"
