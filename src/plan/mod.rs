@@ -8,13 +8,14 @@
 //!
 //! Files: [`lower()`] goes through `stages` (what stands on what, what the target needs) and does each instruction:
 //! `instruct` those that only change the configuration, `run` with `mounts`, and `copy`. `scope` and `args` say what a
-//! name means, `images` asks for bases, `weave` joins equal vertices. Texts of history follow Go's formats (`gotext`).
+//! name means, `bases` and `images` find what is built on and copied from, `weave` joins equal vertices. Texts of history follow Go's formats (`gotext`).
 //!
 //! The one effect it needs, an image's configuration by reference, is the trait [`Resolve`].
 //!
 //! Does no I/O of its own, runs nothing, and knows no cache.
 
 mod args;
+mod bases;
 mod chmod;
 mod copy;
 mod error;
