@@ -110,6 +110,8 @@ pub fn pack(
                 let (work_in, done_out) = (Arc::clone(&work_in), done_out.clone());
                 scope.spawn(move || compress(encoder, &work_in, &done_out));
             }
+            // The writer waits for the last of those who could send.
+            drop(done_out);
             Out::Compressed(work_out)
         };
         let diff = scope.spawn(move || hash_stream(&diff_in));
