@@ -54,6 +54,7 @@ make_work() {
     WORK=$(mktemp -d "$STRATA_TEST_DIR/example.XXXXXX")
     RUNTIME=$(mktemp -d /tmp/strata.XXXXXX) # sockets and states: podman wants less than 50 characters
     trap clean EXIT
+    trap 'exit 130' INT TERM HUP
     export STRATA_ROOT=$WORK/store
     echo "everything is below $WORK, the store is $STRATA_ROOT"
 }
@@ -71,7 +72,8 @@ clean() {
         sort -r | xargs -r -n 1 umount -l
     rm -rf --one-file-system "$RUNTIME" 2>/dev/null || { sleep 1 && rm -rf --one-file-system "$RUNTIME"; }
     rm -rf --one-file-system "$WORK" 2>/dev/null || unshare --map-auto --map-root-user rm -rf "$WORK" 2>/dev/null
-    remove_scratch "$status"
+    remove_scratch
+    exit "$status"
 }
 
 # busybox_tar FILE: a root file system of Debian's static busybox, as a tar.

@@ -77,10 +77,18 @@ counts() {
 }
 
 command -v cargo >/dev/null || export PATH="${HOME:-/root}/.cargo/bin:$PATH"
-make_scratch
-trap 'status=$?; drop_policy; remove_scratch $status' EXIT
-LOG=$(mktemp --tmpdir="$STRATA_TEST_DIR")
+LOG=$(mktemp)
+finish() {
+    local status=$?
+    drop_policy
+    remove_scratch
+    rm -f "$LOG"
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM HUP
 step packages install_packages
+make_scratch
 step format cargo fmt --check
 step lints cargo clippy --locked --quiet --all-targets -- -D warnings
 step release cargo build --locked --quiet --release

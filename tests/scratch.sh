@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced: make_scratch gives the tests a folder of their own, which is gone when the script ends.
+# Sourced: make_scratch gives the tests a folder of their own, remove_scratch takes it away (the caller traps EXIT for it).
 #
 # As root it is a new ext4 in a sparse file. Overlay mounts need an upper directory that is not an overlay itself, which a
 # container's root often is, and a fresh file system removes many small files at the same speed everywhere. Where loop
@@ -12,8 +12,6 @@ make_scratch() {
     [ -z "${STRATA_TEST_DIR:-}" ] || return 0 # the caller's, and the caller's to remove
     SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/strata-scratch.XXXXXX")
     chmod 0711 "$SCRATCH" # the rootless tests pass through it
-    trap remove_scratch EXIT
-    trap 'exit 130' INT TERM HUP
     local folder=$SCRATCH/t
     mkdir "$folder"
     if [ "$(id -u)" = 0 ] && truncate -s 24G "$SCRATCH/image" &&
@@ -28,7 +26,6 @@ make_scratch() {
 }
 
 remove_scratch() {
-    local status=${1:-$?}
     if [ -n "$SCRATCH_MOUNT" ]; then
         umount "$SCRATCH_MOUNT" 2>/dev/null || umount -l "$SCRATCH_MOUNT" || true
         SCRATCH_MOUNT=
@@ -37,5 +34,4 @@ remove_scratch() {
         rm -rf --one-file-system "$SCRATCH"
         SCRATCH=
     fi
-    exit "$status"
 }
