@@ -3,6 +3,11 @@
 //! For: the traits [`Source`] and [`Sink`], the function [`copy`] between any two of them, the OCI image layout (which is
 //! also the store's own format), archives of OCI and of docker, and the choice of a platform from an index.
 //!
+//! ```text
+//! Source (layout, archive, registry, store) ── tree ── copy ──► Sink (layout, archive, registry, store)
+//!                                               └ select: one platform of an index
+//! ```
+//!
 //! Invariants: bytes are kept as they are (a manifest is never written anew unless something in it had to change); content
 //! is put before what refers to it; every byte read is held against its descriptor's digest and size before it counts.
 //!

@@ -4,13 +4,13 @@ use std::env;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::helper::Helper;
 use super::secret::{Login, Secret};
 
 /// The key that docker has used for its own registry since its first version.
@@ -135,7 +135,7 @@ impl Credentials {
         let mut file = ConfigFile::read(path)?.unwrap_or_else(|| ConfigFile::empty(path));
         if let Some(helper) = file.helper(registry) {
             helper.store(registry, user, password)?;
-            return Ok(helper.name);
+            return Ok(helper.name().to_owned());
         }
         let auth = STANDARD.encode(format!("{user}:{}", password.reveal()));
         let auths = file.object("auths")?;
@@ -174,7 +174,7 @@ impl Credentials {
 }
 
 /// The key of a registry in files and helpers.
-fn key_of(registry: &str) -> &str {
+pub(super) fn key_of(registry: &str) -> &str {
     match registry {
         "docker.io" => DOCKER_HUB_KEY,
         other => other,
@@ -266,9 +266,7 @@ impl ConfigFile {
         let name = name
             .as_str()
             .filter(|n| !n.is_empty() && !n.contains('/'))?;
-        Some(Helper {
-            name: format!("docker-credential-{name}"),
-        })
+        Some(Helper::new(name))
     }
 
     fn login(&self, registry: &str, repository: &str) -> Result<Option<Login>, CredentialError> {
@@ -374,92 +372,6 @@ fn malformed(path: &Path, why: &str) -> CredentialError {
     CredentialError::Malformed {
         path: path.to_owned(),
         why: why.to_owned(),
-    }
-}
-
-/// A program that keeps credentials (docker-credential-helpers' protocol).
-struct Helper {
-    name: String,
-}
-
-impl Helper {
-    fn get(&self, registry: &str) -> Result<Option<Login>, CredentialError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Answer {
-            username: String,
-            secret: String,
-        }
-        let (fine, output) = self.run("get", registry, key_of(registry).as_bytes())?;
-        if !fine {
-            if output.contains("credentials not found") {
-                return Ok(None);
-            }
-            return Err(self.failed(registry, &output));
-        }
-        let answer: Answer = serde_json::from_str(&output)
-            .map_err(|_| self.failed(registry, "it answered something else than credentials"))?;
-        let secret = Secret::new(answer.secret);
-        Ok(Some(match answer.username.as_str() {
-            "<token>" => Login::IdentityToken(secret),
-            _ => Login::Password {
-                user: answer.username,
-                password: secret,
-            },
-        }))
-    }
-
-    fn store(&self, registry: &str, user: &str, password: &Secret) -> Result<(), CredentialError> {
-        let input =
-            json!({ "ServerURL": key_of(registry), "Username": user, "Secret": password.reveal() });
-        self.done("store", registry, input.to_string().as_bytes())
-    }
-
-    fn erase(&self, registry: &str) -> Result<(), CredentialError> {
-        self.done("erase", registry, key_of(registry).as_bytes())
-    }
-
-    fn done(&self, verb: &str, registry: &str, input: &[u8]) -> Result<(), CredentialError> {
-        match self.run(verb, registry, input)? {
-            (true, _) => Ok(()),
-            (false, output) => Err(self.failed(registry, &output)),
-        }
-    }
-
-    /// Whether it ended well, and what it wrote.
-    fn run(
-        &self,
-        verb: &str,
-        registry: &str,
-        input: &[u8],
-    ) -> Result<(bool, String), CredentialError> {
-        let run = || {
-            let mut child = Command::new(&self.name)
-                .arg(verb)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::inherit())
-                .spawn()?;
-            if let Some(mut stdin) = child.stdin.take() {
-                match stdin.write_all(input) {
-                    // It need not read what it can do without.
-                    Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e),
-                    _ => {}
-                }
-            }
-            child.wait_with_output()
-        };
-        let output = run().map_err(|e| self.failed(registry, &e.to_string()))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok((output.status.success(), text))
-    }
-
-    fn failed(&self, registry: &str, why: &str) -> CredentialError {
-        CredentialError::Helper {
-            name: self.name.clone(),
-            registry: registry.to_owned(),
-            why: super::error::sanitise(why),
-        }
     }
 }
 

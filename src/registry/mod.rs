@@ -18,6 +18,7 @@ mod credentials;
 mod download;
 mod error;
 mod exchange;
+mod helper;
 mod network;
 mod remote;
 mod secret;

@@ -65,7 +65,7 @@ impl World {
     }
 
     fn pull_error(&self, name: &str) -> String {
-        let error = self.pull(name).err().expect("the pull must fail");
+        let error = self.pull(name).expect_err("the pull must fail");
         assert_eq!(self.registry.faults_left(), 0, "{}", chain(&error));
         chain(&error)
     }

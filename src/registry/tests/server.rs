@@ -186,13 +186,16 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
     })
 }
 
+/// A media type and the bytes.
+type Typed = (String, Vec<u8>);
+
 /// A registry's content and its troubles.
 #[derive(Default)]
 pub(super) struct Registry {
     /// By repository and digest.
     pub(super) blobs: Mutex<BTreeMap<(String, String), Vec<u8>>>,
-    /// By repository and tag or digest: the media type and the bytes.
-    pub(super) manifests: Mutex<BTreeMap<(String, String), (String, Vec<u8>)>>,
+    /// By repository and tag or digest.
+    pub(super) manifests: Mutex<BTreeMap<(String, String), Typed>>,
     uploads: Mutex<HashMap<String, Vec<u8>>>,
     /// How many uploads were begun.
     begun: AtomicUsize,
