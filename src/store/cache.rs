@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::{KeyLock, LayerId, Store, StoreError};
-use crate::oci::{Descriptor, DiffId, Digest};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest};
 
 /// The version of a record. One of another version is a miss.
 const VERSION: u32 = 1;
@@ -20,6 +20,10 @@ pub struct Record {
     pub key: Digest,
     /// The layer it made.
     pub diff_id: DiffId,
+    /// The stack it was made on; the result counts on no other. `None` for the bottom layer, and for one that does not look
+    /// below (`COPY --link`).
+    #[serde(default)]
+    pub below: Option<ChainId>,
     /// The layer as it is pushed; `None` while it is only unpacked.
     pub blob: Option<Descriptor>,
     /// When it was made, seconds since 1970, UTC.
@@ -53,11 +57,7 @@ impl Store {
         let Some(record) = read_record(&path)? else {
             return Ok(None);
         };
-        let there = match &record.blob {
-            Some(blob) => self.has_blob(blob),
-            None => self.layer(&LayerId::Diff(record.diff_id))?.is_some(),
-        };
-        if !there || record.key != *key {
+        if record.key != *key || !self.has_result(&record)? {
             return Ok(None);
         }
         // When it was last of use, for a collection that keeps the newest.
@@ -65,6 +65,14 @@ impl Store {
         file.set_modified(SystemTime::now())
             .map_err(StoreError::file("touch", &path))?;
         Ok(Some(record))
+    }
+
+    /// Whether what a record promises is there.
+    pub(super) fn has_result(&self, record: &Record) -> Result<bool, StoreError> {
+        match &record.blob {
+            Some(blob) => Ok(self.has_blob(blob)),
+            None => Ok(self.layer(&LayerId::Diff(record.diff_id))?.is_some()),
+        }
     }
 
     /// Remembers the result of a step. `Ok` means: other processes find it; after a power loss it is there whole or not at all.
@@ -125,22 +133,8 @@ pub(super) fn read_record(path: &std::path::Path) -> Result<Option<Record>, Stor
 #[cfg(test)]
 mod tests {
     use super::super::StoreOptions;
+    use super::super::testing::record;
     use super::*;
-    use crate::oci::MediaType;
-
-    fn record(store: &Store, text: &str) -> Record {
-        let blob = store
-            .put_bytes(MediaType::OciLayer, text.as_bytes())
-            .unwrap();
-        Record {
-            key: Digest::of(format!("key of {text}").as_bytes()),
-            diff_id: DiffId(blob.digest),
-            blob: Some(blob),
-            created: 1_700_000_000,
-            inputs: vec![("instruction".to_owned(), text.to_owned())],
-            step: format!("RUN {text}"),
-        }
-    }
 
     #[test]
     fn hits_and_misses() {

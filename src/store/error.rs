@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::image::VerifyError;
+use crate::layer::LayerError;
 use crate::oci::{DiffId, Digest, ManifestError, ReferenceError};
 
 /// Why the store could not do what was asked.
@@ -95,6 +96,24 @@ pub enum StoreError {
         text: String,
         /// What it could mean.
         matches: Vec<String>,
+    },
+    /// A table of contents that cannot be understood.
+    #[error("the table of contents {path} is damaged", path = path.display())]
+    Toc {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<LayerError>,
+    },
+    /// A layer that cannot be unpacked.
+    #[error("cannot unpack the layer {digest}")]
+    Unpack {
+        /// The blob.
+        digest: Digest,
+        /// Why not.
+        #[source]
+        source: Box<LayerError>,
     },
     /// A layer that is not the one its image promises.
     #[error(

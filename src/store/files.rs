@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, locked};
 use crate::oci::Digest;
 
 /// The first bytes of a file: a name and a version.
@@ -166,7 +166,7 @@ impl FileHashes {
                 }
             }
         }
-        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = locked(&self.fresh);
         let (known, digest) = fresh.get(&wanted)?;
         (known == stamp).then_some(*digest)
     }
@@ -177,7 +177,7 @@ impl FileHashes {
         if stamp.is_racy(now_ns) || digest.bytes().len() != 32 {
             return;
         }
-        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fresh = locked(&self.fresh);
         fresh.insert((stamp.device, stamp.inode), (stamp, digest));
     }
 
@@ -187,7 +187,7 @@ impl FileHashes {
     }
 
     fn save_bounded(&self, store: &Store, limit: usize) -> Result<(), StoreError> {
-        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = locked(&self.fresh);
         if fresh.is_empty() {
             return Ok(());
         }

@@ -27,35 +27,55 @@
 //!
 //! Knows no Dockerfile and no registry.
 
+mod alone;
 mod blobs;
 mod cache;
+mod check;
+mod df;
 mod error;
 mod files;
+mod gc;
 mod layers;
 mod links;
 mod lock;
+mod mounts;
 mod names;
 mod remove;
+mod rmi;
+mod sink;
+#[cfg(test)]
+mod testing;
+mod unpack;
 mod work;
 
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 pub use blobs::{Blob, Ingest, Prehashed};
 pub use cache::Record;
+pub use check::{CheckDepth, CheckReport, Finding, Problem, Severity};
+pub use df::{DiskUsage, Share};
 pub use error::StoreError;
 pub use files::{FileHashes, FileStamp};
+pub use gc::{PruneImages, PruneOptions, PruneReport};
 pub use layers::{Layer, LayerId};
 pub use lock::KeyLock;
+pub use mounts::{CacheMount, Sharing};
 pub use names::{Image, Named};
 pub use remove::Freed;
+pub use sink::{StoreSink, StoreSource};
+pub use unpack::OnBytes;
 pub use work::Work;
 
+use crate::layer::Toc;
+use crate::oci::DiffId;
 use lock::Hold;
 
 /// The version of everything below the root. A change that an earlier strata would misread raises it.
@@ -114,8 +134,12 @@ struct Inner {
     usage: Arc<Usage>,
     scratch: Mutex<Option<Arc<Work>>>,
     index: Mutex<Option<names::Cached>>,
-    /// Which boot of the machine this is; `None` where the kernel does not say.
-    boot: OnceLock<Option<String>>,
+    layers: Mutex<HashMap<LayerId, Arc<Layer>>>,
+    tocs: Mutex<HashMap<DiffId, Arc<Toc>>>,
+    /// Directories of layers with a mark that the next flush makes needless.
+    unflushed: Mutex<Vec<PathBuf>>,
+    /// Which boot of the machine this is.
+    boot: String,
 }
 
 /// The shared lock: held as long as anything of this process uses the store.
@@ -157,7 +181,10 @@ impl Store {
                 usage: Arc::new(Usage { lock: usage }),
                 scratch: Mutex::new(None),
                 index: Mutex::new(None),
-                boot: OnceLock::new(),
+                layers: Mutex::default(),
+                tocs: Mutex::default(),
+                unflushed: Mutex::default(),
+                boot: this_boot(),
             }),
         })
     }
@@ -177,32 +204,34 @@ impl Store {
     /// One flush of the file system, where a flush of every file would cost a thousand times as much.
     pub fn barrier(&self) -> Result<(), StoreError> {
         let root = self.root();
+        // What is marked from here on may miss the flush.
+        let flushed = std::mem::take(&mut *locked(&self.inner.unflushed));
         let dir = File::open(root).map_err(StoreError::file("open", root))?;
-        rustix::fs::syncfs(&dir).map_err(StoreError::call("flush", root))
+        rustix::fs::syncfs(&dir).map_err(StoreError::call("flush", root))?;
+        self.unmark(&flushed)
     }
 
     fn usage(&self) -> Arc<Usage> {
         Arc::clone(&self.inner.usage)
     }
 
-    fn lock_scratch(&self) -> MutexGuard<'_, Option<Arc<Work>>> {
-        // A panic elsewhere cannot leave the slot half set.
-        let slot = self.inner.scratch.lock();
-        slot.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The identity of this boot of the machine.
-    fn boot(&self) -> Option<&str> {
-        let read = || {
-            let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-            Some(text.trim().to_owned())
-        };
-        self.inner.boot.get_or_init(read).as_deref()
-    }
-
     fn key_lock_path(&self, kind: &str, id: &str) -> PathBuf {
         self.root().join("locks").join(format!("{kind}-{id}"))
     }
+}
+
+/// The identity of this boot of the machine. Where the kernel does not say, one of this process alone: what others have not
+/// flushed does not count then.
+fn this_boot() -> String {
+    match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(text) => text.trim().to_owned(),
+        Err(_) => format!("process {} {:?}", std::process::id(), SystemTime::now()),
+    }
+}
+
+/// The content of a lock between threads. None of them is held while its content is half changed, so a panic spoils none.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn create_root(root: &Path) -> Result<(), StoreError> {

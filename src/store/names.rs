@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
 use super::blobs::MAX_DOCUMENT_BYTES;
 use super::lock::{self, Hold};
-use super::{Store, StoreError, replace};
+use super::{Store, StoreError, locked, replace};
 use crate::image::select;
 use crate::oci::{Descriptor, Digest, Document, ImageConfig, MediaType, Platform, Reference};
 
@@ -31,6 +31,8 @@ const IMAGE_SIZE: &str = "dev.strata.image.size";
 pub struct Named {
     /// What it is called; `None`: kept by its digest alone.
     pub reference: Option<Reference>,
+    /// What another tool calls it, where that is no reference.
+    pub foreign_name: Option<String>,
     /// Its manifest or index, without the annotations that say what is in the other fields.
     pub descriptor: Descriptor,
     /// The digest of its configuration; of an index, that of the image for this machine, if it is there.
@@ -39,6 +41,13 @@ pub struct Named {
     pub created: Option<String>,
     /// The sum of its blobs that are there, each counted once.
     pub size_bytes: Option<u64>,
+}
+
+impl Named {
+    /// Whether nothing calls it by a name.
+    pub fn is_dangling(&self) -> bool {
+        self.reference.is_none() && self.foreign_name.is_none()
+    }
 }
 
 /// An image with all its names.
@@ -89,6 +98,7 @@ impl Entry {
         Ok(Entry {
             raw,
             named: Named {
+                foreign_name: written.clone().filter(|_| reference.is_none()),
                 reference,
                 descriptor,
                 image_id,
@@ -178,7 +188,11 @@ impl IndexFile {
         })
     }
 
-    fn holds(&self, digest: &Digest) -> bool {
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = &Descriptor> {
+        self.entries.iter().map(|e| &e.named.descriptor)
+    }
+
+    pub(super) fn holds(&self, digest: &Digest) -> bool {
         self.entries
             .iter()
             .any(|e| e.named.descriptor.digest == *digest)
@@ -197,8 +211,7 @@ impl Store {
         let meta = file.metadata().map_err(StoreError::file("stat", &path))?;
         // Every change makes a new file, so that a change within one tick of the clock shows in the inode.
         let stamp = (meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec());
-        let slot = self.inner.index.lock();
-        let mut slot = slot.unwrap_or_else(PoisonError::into_inner);
+        let mut slot = locked(&self.inner.index);
         if let Some(cached) = slot.as_ref().filter(|c| c.stamp == stamp) {
             return Ok(Arc::clone(&cached.file));
         }
@@ -348,6 +361,15 @@ impl Store {
         })
     }
 
+    /// Takes every entry away that `gone` chooses. `Ok` means: they stay away after a power loss.
+    pub(super) fn drop_entries(&self, gone: &dyn Fn(&Named) -> bool) -> Result<(), StoreError> {
+        self.change_index(|index| {
+            let before = index.entries.len();
+            index.entries.retain(|e| !gone(&e.named));
+            (index.entries.len() != before, ())
+        })
+    }
+
     /// All images of the index, in its order (the order in which they came).
     pub fn names(&self) -> Result<Vec<Named>, StoreError> {
         let index = self.index()?;
@@ -362,6 +384,7 @@ impl Store {
                 match self.describe(&named.descriptor) {
                     Ok(described) => Ok(Named {
                         reference: named.reference.clone(),
+                        foreign_name: named.foreign_name.clone(),
                         ..described
                     }),
                     Err(StoreError::MissingBlob(_)) => Ok(named.clone()),
@@ -428,6 +451,7 @@ impl Store {
     fn describe(&self, descriptor: &Descriptor) -> Result<Named, StoreError> {
         let mut named = Named {
             reference: None,
+            foreign_name: None,
             descriptor: descriptor.clone(),
             image_id: None,
             created: None,
@@ -535,42 +559,8 @@ enum Need {
 #[cfg(test)]
 mod tests {
     use super::super::StoreOptions;
+    use super::super::testing::{image, name, store};
     use super::*;
-    use crate::oci::{DiffId, Manifest, to_pretty_json};
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        (dir, store)
-    }
-
-    /// An image of one layer whose content is `text`.
-    fn image(store: &Store, text: &str) -> Descriptor {
-        let layer = store
-            .put_bytes(MediaType::OciLayer, text.as_bytes())
-            .unwrap();
-        let mut config = ImageConfig::scratch(&Platform::host());
-        config.created = Some("2024-01-02T03:04:05Z".to_owned());
-        config.rootfs.diff_ids = vec![DiffId(layer.digest)];
-        let config = store
-            .put_bytes(MediaType::OciConfig, &config.to_bytes())
-            .unwrap();
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(MediaType::OciManifest),
-            artifact_type: None,
-            config,
-            layers: vec![layer],
-            subject: None,
-            annotations: BTreeMap::new(),
-        };
-        let bytes = to_pretty_json(&manifest);
-        store.put_bytes(MediaType::OciManifest, &bytes).unwrap()
-    }
-
-    fn name(text: &str) -> Reference {
-        text.parse().unwrap()
-    }
 
     #[test]
     fn tag_resolve_untag() {

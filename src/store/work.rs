@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 
 use super::lock::{self, Hold};
 use super::remove::{Freed, remove_tree};
-use super::{Store, StoreError, Usage};
+use super::{Store, StoreError, Usage, locked};
 
 /// Tells the work directories of one process apart.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -104,7 +104,7 @@ impl Store {
 
     /// The work directory that small writes of this process share.
     pub(super) fn scratch(&self) -> Result<Arc<Work>, StoreError> {
-        let mut slot = self.lock_scratch();
+        let mut slot = locked(&self.inner.scratch);
         if let Some(work) = &*slot {
             return Ok(Arc::clone(work));
         }

@@ -1,0 +1,150 @@
+//! What the store costs on disk.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::gc::Marks;
+use super::{Freed, Store, StoreError, list};
+
+/// Files with several links that were counted already: device and inode.
+#[derive(Debug, Default)]
+pub(super) struct Inodes(HashSet<(u64, u64)>);
+
+/// What one part of the store costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Share {
+    /// How many blobs, layers, records, mounts or work directories there are.
+    pub count: u64,
+    /// Bytes on disk: allocated blocks, hard links once, as `du` counts.
+    pub bytes: u64,
+    /// How many of these bytes a prune of this part frees, without touching a named image.
+    pub reclaimable_bytes: u64,
+}
+
+/// What the store costs on disk.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct DiskUsage {
+    /// How many images the index has, each counted once.
+    pub images: u64,
+    /// Compressed layers, configurations, manifests. Reclaimable: what no named image needs.
+    pub blobs: Share,
+    /// Unpacked layers. Reclaimable: all of them, since they come back from blobs.
+    pub layers: Share,
+    /// The build cache's records and hints. Reclaimable: all.
+    pub cache: Share,
+    /// Directories of cache mounts. Reclaimable: all.
+    pub mounts: Share,
+    /// What running processes are writing. Not reclaimable: what dead ones left went when the store was opened.
+    pub work: Share,
+    /// The sum of all and of the few files beside them.
+    pub total_bytes: u64,
+}
+
+/// What a file or tree costs. Links are not followed, mounts not entered; what is not there costs nothing, nor does what vanishes meanwhile.
+pub(super) fn disk_usage(path: &Path, inodes: &mut Inodes) -> Result<Freed, StoreError> {
+    let mut sum = Freed::default();
+    let mut pending = vec![path.to_owned()];
+    let mut device = None;
+    let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+    while let Some(path) = pending.pop() {
+        let meta = match std::fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(e) if missing(&e) => continue,
+            Err(e) => return Err(StoreError::file("stat", &path)(e)),
+        };
+        // What is mounted there costs the store nothing.
+        if *device.get_or_insert(meta.dev()) != meta.dev() {
+            continue;
+        }
+        sum.entries += 1;
+        if meta.is_dir() {
+            match std::fs::read_dir(&path) {
+                Ok(entries) => {
+                    for entry in entries {
+                        pending.push(entry.map_err(StoreError::file("read", &path))?.path());
+                    }
+                }
+                Err(e) if missing(&e) => {}
+                Err(e) => return Err(StoreError::file("read", &path)(e)),
+            }
+        } else if meta.nlink() > 1 && !inodes.0.insert((meta.dev(), meta.ino())) {
+            continue;
+        }
+        sum.bytes += meta.blocks() * 512;
+    }
+    Ok(sum)
+}
+
+impl Store {
+    /// What the store costs on disk now. Running builds change it meanwhile.
+    pub fn df(&self) -> Result<DiskUsage, StoreError> {
+        let root = self.root();
+        let mut inodes = Inodes::default();
+        let mut usage = DiskUsage::default();
+        let names = self.names()?;
+        let mut marks = Marks::default();
+        for named in names.iter().filter(|n| !n.is_dangling()) {
+            self.mark_image(&named.descriptor, &mut marks)?;
+        }
+        let images: HashSet<_> = names.iter().map(|n| n.descriptor.digest).collect();
+        usage.images = images.len() as u64;
+        for directory in list(&root.join("blobs"))? {
+            for path in list(&directory)? {
+                let cost = disk_usage(&path, &mut inodes)?;
+                let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
+                let digest = name(&directory).zip(name(&path));
+                let digest = digest.and_then(|(a, h)| format!("{a}:{h}").parse().ok());
+                let needed = digest.is_some_and(|d| marks.blobs.contains(&d));
+                usage.blobs.count += 1;
+                usage.blobs.bytes += cost.bytes;
+                usage.blobs.reclaimable_bytes += if needed { 0 } else { cost.bytes };
+            }
+        }
+        for path in list(&root.join("layers"))? {
+            // A table of contents alone is no unpacked layer.
+            usage.layers.count += u64::from(path.join("fs").exists());
+            usage.layers.bytes += disk_usage(&path, &mut inodes)?.bytes;
+        }
+        usage.cache.count = list(&root.join("cache/records"))?.len() as u64;
+        usage.cache.bytes = disk_usage(&root.join("cache"), &mut inodes)?.bytes;
+        usage.mounts.count = list(&root.join("mounts"))?.len() as u64;
+        usage.mounts.bytes = disk_usage(&root.join("mounts"), &mut inodes)?.bytes;
+        usage.work.count = list(&root.join("work"))?.len() as u64;
+        usage.work.bytes = disk_usage(&root.join("work"), &mut inodes)?.bytes;
+        for share in [&mut usage.layers, &mut usage.cache, &mut usage.mounts] {
+            share.reclaimable_bytes = share.bytes;
+        }
+        let mut rest = 0;
+        for path in list(root)?.iter().chain([&root.to_owned()]) {
+            let name = path.strip_prefix(root).unwrap_or(path);
+            if ["cache", "mounts", "work"]
+                .iter()
+                .any(|n| name == Path::new(n))
+            {
+                continue;
+            }
+            let meta = std::fs::symlink_metadata(path).map_err(StoreError::file("stat", path))?;
+            rest += meta.blocks() * 512;
+            if name == Path::new("blobs") {
+                for directory in list(path)? {
+                    rest += std::fs::symlink_metadata(&directory)
+                        .map_err(StoreError::file("stat", &directory))?
+                        .blocks()
+                        * 512;
+                }
+            }
+        }
+        let parts = [
+            &usage.blobs,
+            &usage.layers,
+            &usage.cache,
+            &usage.mounts,
+            &usage.work,
+        ];
+        usage.total_bytes = rest + parts.iter().map(|p| p.bytes).sum::<u64>();
+        Ok(usage)
+    }
+}

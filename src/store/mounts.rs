@@ -1,0 +1,167 @@
+//! Directories for `RUN --mount=type=cache`.
+//!
+//! `mounts/<SHA-256 of the id>/`: `id` (the id as text), `<n>/` (a directory that builds see), `<n>.lock` (held while one sees
+//! it; its mtime is the last use). There is more than one `<n>` only where two builds wanted one cache at once and not to share.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+use super::lock::{self, Hold};
+use super::{Store, StoreError, Usage};
+use crate::oci::Digest;
+
+/// What happens when two steps use one cache at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharing {
+    /// Both see the same directory.
+    Shared,
+    /// The second gets another directory.
+    Private,
+    /// The second waits.
+    Locked,
+}
+
+/// A cache directory in use.
+#[derive(Debug)]
+pub struct CacheMount {
+    path: PathBuf,
+    _lock: File,
+    _usage: Arc<Usage>,
+}
+
+impl CacheMount {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Store {
+    /// The directory of the cache `id`, any text. `fill` gives a new, empty one its owner, mode and first content; what it
+    /// leaves appears at once or, if it fails, not at all. Waiting ends when `cancelled`.
+    pub fn cache_mount(
+        &self,
+        id: &str,
+        sharing: Sharing,
+        fill: &dyn Fn(&Path) -> io::Result<()>,
+        cancelled: &AtomicBool,
+    ) -> Result<CacheMount, StoreError> {
+        let base = self
+            .root()
+            .join("mounts")
+            .join(Digest::of(id.as_bytes()).hex());
+        match DirBuilder::new().mode(0o700).create(&base) {
+            Ok(()) => self.replace_unflushed(&base.join("id"), id.as_bytes())?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(StoreError::file("create", &base)(e)),
+        }
+        let hold = match sharing {
+            Sharing::Shared => Hold::Shared,
+            Sharing::Private | Sharing::Locked => Hold::Exclusive,
+        };
+        for number in 0u32.. {
+            let lock_path = base.join(format!("{number}.lock"));
+            let file = lock::open(&lock_path)?;
+            if sharing == Sharing::Locked {
+                lock::take_unless(&file, hold, &lock_path, cancelled, "a locked cache mount")?;
+            } else if !lock::try_take(&file, hold, &lock_path)? {
+                continue;
+            }
+            file.set_modified(SystemTime::now())
+                .map_err(StoreError::file("touch", &lock_path))?;
+            let path = base.join(number.to_string());
+            self.fill_cache(&path, fill)?;
+            return Ok(CacheMount {
+                path,
+                _lock: file,
+                _usage: self.usage(),
+            });
+        }
+        unreachable!("fewer than 2^32 builds run at a time")
+    }
+
+    fn fill_cache(
+        &self,
+        path: &Path,
+        fill: &dyn Fn(&Path) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        if path.exists() {
+            return Ok(());
+        }
+        let staging = self.scratch()?.directory("cache")?;
+        fill(&staging).map_err(StoreError::file("fill the cache mount", path))?;
+        match std::fs::rename(&staging, path) {
+            // Another sharer was quicker, and its directory has content already.
+            Err(e) if path.exists() => {
+                tracing::debug!(error = %e, "a cache mount was filled by another build");
+                super::remove::remove_tree(&staging).map(|_| ())
+            }
+            result => result.map_err(StoreError::file("create", path)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::StoreOptions;
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn mount(store: &Store, id: &str, sharing: Sharing) -> Result<CacheMount, StoreError> {
+        let fill = |dir: &Path| {
+            std::fs::write(dir.join("first"), b"1")?;
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o750))
+        };
+        // Whoever would have to wait gives up.
+        store.cache_mount(id, sharing, &fill, &AtomicBool::new(true))
+    }
+
+    #[test]
+    fn sharing_table() {
+        use Sharing::*;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        for (first, second, want) in [
+            (Shared, Shared, Some(true)),
+            (Shared, Private, Some(false)),
+            (Shared, Locked, None),
+            (Private, Shared, Some(false)),
+            (Private, Private, Some(false)),
+            (Locked, Shared, Some(false)),
+            (Locked, Locked, None),
+        ] {
+            let held = mount(&store, "go/../../x", first).unwrap();
+            let same = mount(&store, "go/../../x", second).map(|m| m.path == held.path);
+            assert_eq!(same.ok(), want, "{first:?} {second:?}");
+        }
+        let again = mount(&store, "go/../../x", Private).unwrap();
+        assert!(again.path().ends_with("0") && again.path().starts_with(dir.path()));
+        assert_ne!(mount(&store, "other", Shared).unwrap().path, again.path);
+        let mode = std::fs::metadata(again.path()).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o750);
+    }
+
+    #[test]
+    fn content_stays_and_a_failed_start_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let never = AtomicBool::new(false);
+        let fail = |_: &Path| Err(io::Error::other("no"));
+        assert!(
+            store
+                .cache_mount("id", Sharing::Shared, &fail, &never)
+                .is_err()
+        );
+        let path = mount(&store, "id", Sharing::Shared).unwrap().path;
+        assert!(path.join("first").exists());
+        std::fs::write(path.join("second"), b"2").unwrap();
+        std::fs::remove_file(path.join("first")).unwrap();
+        let path = mount(&store, "id", Sharing::Locked).unwrap().path;
+        assert!(path.join("second").exists() && !path.join("first").exists());
+    }
+}

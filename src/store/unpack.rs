@@ -1,0 +1,276 @@
+//! Layers from their blobs.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::remove::remove_tree;
+use super::{Layer, LayerId, Store, StoreError, locked};
+use crate::image::VerifyError;
+use crate::layer::{
+    self, Below, Devices, Ownership, Root, Stack, Toc, TreeOptions, UnpackOptions, Unpacked,
+    Whiteouts,
+};
+use crate::oci::{ChainId, Descriptor, DiffId};
+
+/// The most one layer may unpack to, holes of sparse files included: more than any real one, less than what a few kilobytes of
+/// a hostile one could ask for.
+const MAX_UNPACKED_BYTES: u64 = 1 << 40;
+
+/// Who hears how much of a blob was read: called with the bytes since the last call, from several threads.
+pub type OnBytes<'a> = &'a (dyn Fn(u64) + Sync);
+
+/// Counts what goes through.
+struct Counted<'a, R> {
+    inner: R,
+    on_bytes: OnBytes<'a>,
+}
+
+impl<R: std::io::Read> std::io::Read for Counted<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        (self.on_bytes)(n as u64);
+        Ok(n)
+    }
+}
+
+/// What came of unpacking a layer without those below it.
+enum Alone {
+    Done(Arc<Layer>),
+    Leans,
+}
+
+impl Store {
+    /// The unpacked layers of an image given bottom first, those that are missing unpacked from their blobs, several at a time.
+    /// `Ok` means: each has its diffID.
+    pub fn unpack_image(
+        &self,
+        layers: &[(Descriptor, DiffId)],
+        on_bytes: OnBytes<'_>,
+    ) -> Result<Vec<Arc<Layer>>, StoreError> {
+        let mut chains = Vec::with_capacity(layers.len());
+        let mut below = None;
+        for (_, diff_id) in layers {
+            chains.push(below);
+            below = Some(below.map_or(ChainId(diff_id.0), |b: ChainId| b.push(*diff_id)));
+        }
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(Vec::new());
+        results
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .resize_with(layers.len(), || None);
+        let work = || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some((descriptor, diff_id)) = layers.get(at) else {
+                    return;
+                };
+                let result = self.unpack_alone(descriptor, diff_id, chains[at], on_bytes);
+                if result.is_err() {
+                    // Nobody starts another.
+                    next.store(layers.len(), Ordering::Relaxed);
+                }
+                locked(&results)[at] = Some(result);
+            }
+        };
+        std::thread::scope(|scope| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            for _ in 1..cores.min(layers.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let mut results = results.into_inner().unwrap_or_else(|e| e.into_inner());
+        if let Some(at) = results.iter().position(|r| matches!(r, Some(Err(_)))) {
+            let Some(Err(error)) = results.swap_remove(at) else {
+                unreachable!("the position was found by this pattern");
+            };
+            return Err(error);
+        }
+        let mut done: Vec<Arc<Layer>> = Vec::with_capacity(layers.len());
+        for (at, (result, (descriptor, diff_id))) in results.into_iter().zip(layers).enumerate() {
+            let layer = match result {
+                Some(Ok(Alone::Done(layer))) => layer,
+                // Those below it are there now.
+                _ => self.unpack_on(descriptor, diff_id, chains[at], &done, on_bytes)?,
+            };
+            done.push(layer);
+        }
+        Ok(done)
+    }
+
+    /// The unpacked layer `diff_id` on top of `below` (bottom first, unpacked; their chainID is `parent_chain`), unpacked from
+    /// its blob if it is not there. One process at a time unpacks a layer; the others wait and find it.
+    pub fn unpack_layer(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: &DiffId,
+        parent_chain: Option<ChainId>,
+        below: &[Arc<Layer>],
+        on_bytes: OnBytes<'_>,
+    ) -> Result<Arc<Layer>, StoreError> {
+        match self.unpack_alone(descriptor, diff_id, parent_chain, on_bytes)? {
+            Alone::Done(layer) => Ok(layer),
+            Alone::Leans => self.unpack_on(descriptor, diff_id, parent_chain, below, on_bytes),
+        }
+    }
+
+    fn unpack_alone(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: &DiffId,
+        parent_chain: Option<ChainId>,
+        on_bytes: OnBytes<'_>,
+    ) -> Result<Alone, StoreError> {
+        let there = || self.layer_on(diff_id, parent_chain);
+        if let Some(layer) = there()? {
+            return Ok(Alone::Done(layer));
+        }
+        let _lock = self.layer_lock(diff_id)?;
+        if let Some(layer) = there()? {
+            return Ok(Alone::Done(layer));
+        }
+        let leans = |toc: &Toc| toc.leans_on_lower() && parent_chain.is_some();
+        if self.toc(diff_id)?.is_some_and(|toc| leans(&toc)) {
+            return Ok(Alone::Leans);
+        }
+        let work = self.scratch()?;
+        let target = work.directory("layer")?;
+        let fs = target.join("fs");
+        let result = self.unpack_into(&fs, descriptor, diff_id, None, on_bytes);
+        let result = match result {
+            // A hard link to a file of a layer below, most likely; if it is something else, it shows again.
+            Err(StoreError::Unpack { .. }) if parent_chain.is_some() => Ok(Alone::Leans),
+            Err(error) => Err(error),
+            Ok(unpacked) => {
+                let toc = Arc::new(unpacked.toc);
+                if leans(&toc) {
+                    self.publish(LayerId::Diff(*diff_id), None, &toc)?;
+                    Ok(Alone::Leans)
+                } else {
+                    let id = LayerId::of(&toc, *diff_id, parent_chain);
+                    self.publish_as(id, diff_id, &fs, toc).map(Alone::Done)
+                }
+            }
+        };
+        remove_tree(&target)?;
+        result
+    }
+
+    fn unpack_on(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: &DiffId,
+        parent_chain: Option<ChainId>,
+        below: &[Arc<Layer>],
+        on_bytes: OnBytes<'_>,
+    ) -> Result<Arc<Layer>, StoreError> {
+        let _lock = self.layer_lock(diff_id)?;
+        if let Some(layer) = self.layer_on(diff_id, parent_chain)? {
+            return Ok(layer);
+        }
+        let mut tocs = Vec::with_capacity(below.len());
+        let mut roots = Vec::with_capacity(below.len());
+        for layer in below {
+            tocs.push(layer.toc()?);
+            let root = Root::open(layer.fs()).map_err(StoreError::file("open", layer.fs()))?;
+            roots.push(root);
+        }
+        let stack = Stack::new(tocs);
+        let below = Below {
+            stack: &stack,
+            roots: &roots,
+        };
+        let work = self.scratch()?;
+        let target = work.directory("layer")?;
+        let fs = target.join("fs");
+        let unpacked = self.unpack_into(&fs, descriptor, diff_id, Some(below), on_bytes);
+        let result = unpacked.and_then(|unpacked| {
+            let id = LayerId::Chain(super::layers::chain(*diff_id, parent_chain));
+            self.publish_as(id, diff_id, &fs, Arc::new(unpacked.toc))
+        });
+        remove_tree(&target)?;
+        result
+    }
+
+    /// Unpacks a blob of the store into the new directory `fs`. `Ok` means: it had its digest, size and diffID.
+    fn unpack_into(
+        &self,
+        fs: &std::path::Path,
+        descriptor: &Descriptor,
+        diff_id: &DiffId,
+        below: Option<Below<'_>>,
+        on_bytes: OnBytes<'_>,
+    ) -> Result<Unpacked, StoreError> {
+        std::fs::DirBuilder::new()
+            .mode(0o755)
+            .create(fs)
+            .map_err(StoreError::file("create", fs))?;
+        let root = Root::open(fs).map_err(StoreError::file("open", fs))?;
+        let options = UnpackOptions {
+            tree: self.tree_options(),
+            names: layer::tar::WhiteoutNames::Oci,
+            limit_bytes: MAX_UNPACKED_BYTES,
+            below,
+        };
+        let input = Counted {
+            inner: self.open_blob(descriptor)?,
+            on_bytes,
+        };
+        let unpacked =
+            layer::unpack(input, &root, &options).map_err(|source| StoreError::Unpack {
+                digest: descriptor.digest,
+                source: Box::new(source),
+            })?;
+        if unpacked.size_bytes != descriptor.size {
+            return Err(StoreError::Verify(VerifyError::Size {
+                digest: descriptor.digest,
+                expected: descriptor.size,
+                actual: unpacked.size_bytes,
+            }));
+        }
+        // A digest of another algorithm was verified when the blob was stored; the diffID holds in any case.
+        let comparable = unpacked.digest.algorithm() == descriptor.digest.algorithm();
+        if comparable && unpacked.digest != descriptor.digest {
+            return Err(StoreError::Verify(VerifyError::Digest {
+                expected: descriptor.digest,
+                actual: unpacked.digest,
+            }));
+        }
+        if unpacked.diff_id != *diff_id {
+            return Err(StoreError::DiffId {
+                digest: descriptor.digest,
+                expected: *diff_id,
+                actual: unpacked.diff_id,
+            });
+        }
+        for note in &unpacked.notes {
+            tracing::warn!(layer = %diff_id, "{note}");
+        }
+        Ok(unpacked)
+    }
+
+    /// How trees are written that overlays of this user can use.
+    pub fn tree_options(&self) -> TreeOptions {
+        let options = self.options();
+        TreeOptions {
+            ownership: if options.single_id {
+                Ownership::Xattr
+            } else {
+                Ownership::Real
+            },
+            whiteouts: if options.user_xattrs {
+                Whiteouts::OverlayUser
+            } else {
+                Whiteouts::OverlayTrusted
+            },
+            devices: if options.can_mknod {
+                Devices::Create
+            } else {
+                Devices::Skip
+            },
+        }
+    }
+}
