@@ -80,12 +80,46 @@ pub fn pack(
     materialise: Option<&Materialise>,
 ) -> Result<Packed, LayerError> {
     changes.sort_by(|a, b| path_order(&a.entry.path, &b.entry.path));
+    let tree = materialise.map(|m| Tree::new(&m.root, m.tree, None));
+    let mut tree = tree.transpose()?;
+    let written = write(blob, options, |blocks| {
+        pack_all(changes, options, blocks, tree.as_mut())
+    })?;
+    let notes = match tree {
+        Some(tree) => tree.finish(written.contents.clone())?.1,
+        None => Vec::new(),
+    };
+    Ok(Packed {
+        diff_id: written.diff_id,
+        digest: written.digest,
+        size_bytes: written.size_bytes,
+        unpacked_size_bytes: written.unpacked_size_bytes,
+        toc: table(written.entries, written.contents),
+        media_type: options.compression.media_type(),
+        notes,
+    })
+}
+
+/// A blob as it came out of the threads.
+pub(super) struct Written {
+    pub(super) diff_id: DiffId,
+    pub(super) digest: Digest,
+    pub(super) size_bytes: u64,
+    pub(super) unpacked_size_bytes: u64,
+    entries: Vec<Entry>,
+    contents: Vec<Digest>,
+}
+
+/// Runs the threads that take the blocks which `produce` fills.
+pub(super) fn write(
+    blob: impl Write + Send,
+    options: &PackOptions,
+    produce: impl FnOnce(&mut Blocks) -> Result<Vec<Entry>, Stop>,
+) -> Result<Written, LayerError> {
     let threads = match options.threads {
         0 => thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let tree = materialise.map(|m| Tree::new(&m.root, m.tree, None));
-    let mut tree = tree.transpose()?;
     let pool = Pool::new(threads + SPARE_BLOCKS, BLOCK_BYTES);
     let encoders: io::Result<Vec<Option<Encoder>>> = (0..threads)
         .map(|_| Encoder::new(options.compression))
@@ -126,7 +160,7 @@ pub fn pack(
             contents: piece_out,
             out: blocks_out,
         };
-        let packed = pack_all(changes, options, &mut blocks, tree.as_mut());
+        let packed = produce(&mut blocks);
         // Everything that the threads wait for ends here.
         drop(blocks);
         let written = join(writer);
@@ -142,18 +176,13 @@ pub fn pack(
             }
         };
         let (digest, size_bytes) = written.map_err(LayerError::Output)?;
-        let notes = match tree {
-            Some(tree) => tree.finish(contents.clone())?.1,
-            None => Vec::new(),
-        };
-        Ok(Packed {
+        Ok(Written {
             diff_id: DiffId(diff_id),
             digest: digest.unwrap_or(diff_id),
             size_bytes,
             unpacked_size_bytes,
-            toc: table(entries, contents),
-            media_type: options.compression.media_type(),
-            notes,
+            entries,
+            contents,
         })
     })
 }
@@ -170,7 +199,7 @@ fn table(mut entries: Vec<Entry>, contents: Vec<Digest>) -> Toc {
 }
 
 /// Why packing stopped early.
-enum Stop {
+pub(super) enum Stop {
     Failed(Box<LayerError>),
     /// The writer has failed and knows why.
     NobodyReads,
@@ -224,7 +253,7 @@ enum Out {
 type Done = (u64, io::Result<Option<Vec<u8>>>, Arc<Buffer>);
 
 /// Cuts the tar into blocks and hands them on.
-struct Blocks {
+pub(super) struct Blocks {
     pool: Arc<Pool>,
     current: Buffer,
     /// What of the current block is content of files.
@@ -236,7 +265,7 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
         while !bytes.is_empty() {
             let spare = self.spare()?;
             let count = spare.len().min(bytes.len());
@@ -255,7 +284,7 @@ impl Blocks {
         Ok(self.current.spare())
     }
 
-    fn send(&mut self) -> Result<(), Stop> {
+    pub(super) fn send(&mut self) -> Result<(), Stop> {
         let parts = std::mem::take(&mut self.parts);
         if self.current.is_empty() {
             return Ok(());

@@ -1,0 +1,135 @@
+//! A blob to another blob of the same layer: other compression, other times.
+
+use std::io::{BufReader, Read, Write};
+
+use super::pack::{Blocks, Stop, write};
+use super::tar::{
+    Data, Member, TRAILER_BYTES, TarReader, WhiteoutNames, padding_bytes, write_header,
+};
+use super::{Decoder, Entry, Kind, LayerError, Meta, PackOptions};
+use crate::oci::{DiffId, Digest, MediaType};
+
+/// What is read at a time.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// A layer that was packed anew. The blob is written but not synced.
+#[derive(Clone, Debug)]
+pub struct Repacked {
+    /// The digest of the uncompressed bytes: another one only if times changed.
+    pub diff_id: DiffId,
+    /// The digest of the blob.
+    pub digest: Digest,
+    /// The blob's length.
+    pub size_bytes: u64,
+    /// What the blob is.
+    pub media_type: MediaType,
+}
+
+/// Packs the layer that `input` gives, compressed or not, into `blob` as `options` say. Without a latest time the tar's bytes
+/// stay as they are; with one, its headers are written anew. A layer that unpacks to more than `limit_bytes` is an error.
+pub fn repack(
+    input: impl Read,
+    blob: impl Write + Send,
+    options: &PackOptions,
+    limit_bytes: u64,
+) -> Result<Repacked, LayerError> {
+    let tar = Decoder::new(BufReader::with_capacity(BUFFER_BYTES, input), limit_bytes).map_err(
+        |source| LayerError::Input {
+            offset_bytes: 0,
+            source,
+        },
+    )?;
+    let written = match options.clamp_mtime {
+        None => write(blob, options, |blocks| copy(tar, blocks))?,
+        Some(latest) => {
+            let tar = BufReader::with_capacity(BUFFER_BYTES, tar);
+            write(blob, options, |blocks| clamp(tar, latest, blocks))?
+        }
+    };
+    Ok(Repacked {
+        diff_id: written.diff_id,
+        digest: written.digest,
+        size_bytes: written.size_bytes,
+        media_type: options.compression.media_type(),
+    })
+}
+
+fn copy(mut tar: impl Read, blocks: &mut Blocks) -> Result<Vec<Entry>, Stop> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut offset_bytes = 0;
+    loop {
+        match tar.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                blocks.write(&buffer[..count])?;
+                offset_bytes += count as u64;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(source) => {
+                return Err(LayerError::Input {
+                    offset_bytes,
+                    source,
+                }
+                .into());
+            }
+        }
+    }
+    blocks.send()?;
+    Ok(Vec::new())
+}
+
+fn clamp(tar: impl std::io::BufRead, latest: i64, blocks: &mut Blocks) -> Result<Vec<Entry>, Stop> {
+    let mut tar = TarReader::new(tar, WhiteoutNames::Oci);
+    let mut header = Vec::new();
+    while let Some(member) = tar.next_member()? {
+        let mut entry = match member {
+            Member::Entry(entry) => entry,
+            // The one name that no entry has; its header is that of an empty file.
+            Member::Opaque(mut path) => {
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(b".wh..wh..opq");
+                let kind = Kind::File {
+                    size_bytes: 0,
+                    content: None,
+                };
+                Entry {
+                    path,
+                    meta: Meta::default(),
+                    kind,
+                }
+            }
+        };
+        entry.meta.mtime = entry.meta.mtime.min(latest);
+        header.clear();
+        write_header(&mut header, &entry)?;
+        blocks.write(&header)?;
+        let Kind::File { size_bytes, .. } = entry.kind else {
+            continue;
+        };
+        loop {
+            match tar.data()? {
+                Data::Bytes(bytes) => {
+                    let count = bytes.len();
+                    blocks.write(bytes)?;
+                    tar.consume(count);
+                }
+                Data::Hole(mut count) => {
+                    while count > 0 {
+                        let zeros = [0; 4096];
+                        let some =
+                            usize::try_from(count).map_or(zeros.len(), |n| n.min(zeros.len()));
+                        blocks.write(&zeros[..some])?;
+                        count -= some as u64;
+                    }
+                }
+                Data::End => break,
+            }
+        }
+        blocks.write(&[0; 512][..padding_bytes(size_bytes)])?;
+    }
+    blocks.write(&[0; TRAILER_BYTES])?;
+    blocks.send()?;
+    Ok(Vec::new())
+}
