@@ -56,7 +56,7 @@ pub mod userns;
 pub use error::SandboxError;
 pub use process::{Child, Killer, Status, spawn};
 pub use rustix::process::Signal;
-pub use spec::{Bind, Device, Limits, Mount, Network, Security, Spec, Stdio, Terminal};
+pub use spec::{Bind, Device, FileMount, Limits, Mount, Network, Security, Spec, Stdio, Terminal};
 pub use stubs::Created;
 pub use userns::Privilege;
 

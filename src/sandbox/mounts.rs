@@ -4,21 +4,24 @@
 //! shares the process's memory. What needs the new PID namespace (/proc) is left to the child.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, mknodat, openat, symlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, fstat, mkdirat, mknodat, openat, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
 };
+use rustix::thread::{Gid, Uid};
 
 use super::error::SandboxError;
 use super::overlay::{clone_tree, make_private, plain, tmpfs};
 use super::resolve::{Kind, Root};
-use super::spec::{Bind, Device, Mount, Network, Security, Spec, Stdio};
+use super::spec::{Bind, Device, FileMount, Mount, Network, Security, Spec, Stdio};
 use super::stubs::{Created, Keep};
 use super::sys::{self, MountAttributes};
 use super::userns::Privilege;
@@ -32,6 +35,9 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("urandom", 1, 9),
     ("tty", 5, 0),
 ];
+
+/// Where the files of a sandbox are while it is built.
+const FILES: &str = "/dev/.strata";
 
 /// Links of every /dev: name, target.
 const LINKS: [(&str, &str); 6] = [
@@ -152,8 +158,9 @@ pub(super) fn build(
         .map_err(failed("proc", "/proc"))?;
     let terminal = world.dev()?;
     world.sys()?;
+    let files = world.files()?;
     let mut binds = sources.binds.iter();
-    for mount in &spec.mounts {
+    for (number, mount) in spec.mounts.iter().enumerate() {
         match mount {
             Mount::Bind(bind) => {
                 let source = binds
@@ -167,7 +174,16 @@ pub(super) fn build(
                 mode,
             } => world.tmpfs(target, *size_bytes, *mode)?,
             Mount::Device(device) => world.device(device)?,
+            Mount::File(file) => {
+                let files = files
+                    .as_ref()
+                    .ok_or_else(|| failed("a file", &file.target)(Errno::NOENT))?;
+                world.file(file, files, &number.to_string())?;
+            }
         }
+    }
+    if let Some(files) = files {
+        world.hide_files(&files)?;
     }
     let cwd = spec.cwd.as_bytes();
     world
@@ -377,6 +393,68 @@ impl Builder<'_> {
             .place(target.as_bytes(), Kind::Directory, Keep::Stub)
             .map_err(&fail)?;
         attach(&mount, &at).map_err(&fail)
+    }
+
+    /// Memory for [`FileMount`]s, if there are any. It is attached while they are made: a detached mount could be copied from
+    /// only since Linux 6.15.
+    fn files(&mut self) -> Result<Option<OwnedFd>, SandboxError> {
+        if !self
+            .spec
+            .mounts
+            .iter()
+            .any(|mount| matches!(mount, Mount::File(_)))
+        {
+            return Ok(None);
+        }
+        let fail = failed("files", FILES);
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        let mount = tmpfs(&[("mode", "0700")], attributes).map_err(&fail)?;
+        let at = self
+            .place(FILES, Kind::Directory, Keep::Unrecorded)
+            .map_err(&fail)?;
+        attach(&mount, &at).map_err(&fail)?;
+        Ok(Some(mount))
+    }
+
+    fn file(&mut self, file: &FileMount, files: &OwnedFd, name: &str) -> Result<(), SandboxError> {
+        refuse_proc(&file.target)?;
+        let fail = failed("a file", &file.target);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = openat(files, name, flags, Mode::from_raw_mode(0o600)).map_err(&fail)?;
+        let mut rest = file.content.as_slice();
+        while !rest.is_empty() {
+            let written = rustix::io::write(&fd, rest).map_err(&fail)?;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        if (file.uid, file.gid) != (0, 0) && self.privilege.can_chown() {
+            let (uid, gid) = (Uid::from_raw(file.uid), Gid::from_raw(file.gid));
+            rustix::fs::fchown(&fd, Some(uid), Some(gid)).map_err(&fail)?;
+        }
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(file.mode)).map_err(&fail)?;
+        drop(fd);
+        let source = clone_tree(files.as_fd(), name.as_bytes(), false).map_err(&fail)?;
+        let attributes = MountAttributes {
+            set: libc::MOUNT_ATTR_RDONLY,
+            recursive: false,
+        };
+        sys::mount_setattr(source.as_fd(), attributes).map_err(&fail)?;
+        let at = self
+            .root
+            .place(file.target.as_bytes(), Kind::File, Keep::Stub)
+            .map_err(&fail)?;
+        attach(&source, &at).map_err(&fail)
+    }
+
+    /// Takes the memory of [`FileMount`]s out of sight; what was mounted from it stays.
+    fn hide_files(&mut self, files: &OwnedFd) -> Result<(), SandboxError> {
+        let fail = failed("files", FILES);
+        let path = format!("/proc/self/fd/{}", files.as_raw_fd());
+        unmount(path, UnmountFlags::DETACH).map_err(&fail)?;
+        let dev = self
+            .place("/dev", Kind::Directory, Keep::Unrecorded)
+            .map_err(&fail)?;
+        let name = FILES.trim_start_matches("/dev/");
+        unlinkat(&dev, name, AtFlags::REMOVEDIR).map_err(&fail)
     }
 
     /// A device of the host: its node, bound in place, so that it works without the right to make nodes.

@@ -58,6 +58,8 @@ pub enum Mount {
     },
     /// A device of the host.
     Device(Device),
+    /// A file that is nowhere but in the sandbox's memory.
+    File(FileMount),
 }
 
 /// A bind mount.
@@ -71,6 +73,30 @@ pub struct Bind {
     pub read_only: bool,
     /// Whether mounts inside the source come along.
     pub recursive: bool,
+}
+
+/// A read-only file made for the sandbox: name resolution, secrets, scripts. It never touches a disk.
+#[derive(Clone)]
+pub struct FileMount {
+    /// Where.
+    pub target: OsString,
+    /// What it holds.
+    pub content: Vec<u8>,
+    /// Its mode.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+// What a file holds may be a secret.
+impl std::fmt::Debug for FileMount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileMount")
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A device node of the host to be seen inside.
