@@ -18,6 +18,116 @@
 //!
 //! Emits [`Event`]s and never prints. Reaches registries only through the traits it is given.
 
+mod archive;
+mod assemble;
+mod context;
+mod copy;
+mod draft;
+mod engine;
+mod error;
 pub mod event;
+mod fetch;
+mod folder;
+pub mod git;
+mod key;
+mod mode;
+mod poll;
+mod run;
+mod secrets;
+mod snapshot;
+mod ssh;
+mod transfer;
+mod tree;
+mod users;
 
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+pub use assemble::{Built, BuiltImage};
+pub use context::{Context, ContextSource};
+pub use copy::CopyError;
+pub use error::BuildError;
 pub use event::{Event, EventKind, Events, StepId};
+pub use mode::ModeError;
+pub use secrets::{SecretSource, Secrets};
+pub use ssh::SshAgents;
+
+use crate::layer::Compression;
+use crate::plan::{Graph, ResolvedImage};
+use crate::sandbox::Privilege;
+use crate::store::Store;
+
+/// A build to be done.
+pub struct Request<'a> {
+    /// What to do.
+    pub graph: &'a Graph,
+    /// The build context; `None` where the Dockerfile came alone.
+    pub context: Option<Context>,
+    /// Contexts given by name that are folders, repositories or archives.
+    pub contexts: BTreeMap<String, Context>,
+    /// Secrets by id.
+    pub secrets: Secrets,
+    /// Agents by id.
+    pub ssh: SshAgents,
+    /// How many steps run at once, at most.
+    pub jobs: usize,
+    /// What strata may do.
+    pub privilege: Privilege,
+    /// How files are fetched by http.
+    pub http: ureq::Agent,
+    /// What the result looks like.
+    pub image: ImageOptions,
+}
+
+/// What the resulting manifests and layers look like.
+#[derive(Clone, Debug)]
+pub struct ImageOptions {
+    /// How new layers are compressed.
+    pub compression: Compression,
+    /// Whether layers of the base are compressed anew when they are not so.
+    pub force_compression: bool,
+    /// Whether times in new layers are cut off at `source_date_epoch`.
+    pub rewrite_timestamp: bool,
+    /// The time of the result, seconds since 1970; `None` is now.
+    pub source_date_epoch: Option<i64>,
+    /// OCI's media types rather than docker's.
+    pub oci_media_types: bool,
+    /// Annotations of manifests.
+    pub annotations: Annotations,
+    /// The number that is written where an image has several platforms asked for.
+    pub index: bool,
+}
+
+/// Annotations, by what they are put on.
+#[derive(Clone, Debug, Default)]
+pub struct Annotations {
+    /// On each manifest.
+    pub manifest: BTreeMap<String, String>,
+    /// On a manifest's descriptor in the index.
+    pub manifest_descriptor: BTreeMap<String, String>,
+    /// On the index.
+    pub index: BTreeMap<String, String>,
+}
+
+/// Brings layers of images that the plan resolved into the store.
+pub trait Fetch: Sync {
+    /// `Ok` means: the blob of layer `index` of `image` is in the store, verified.
+    fn layer(
+        &self,
+        image: &ResolvedImage,
+        index: usize,
+        progress: &dyn Fn(u64),
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Builds what `request` asks for. `Ok` means: every blob of the result is in the store and durable; it has no name yet.
+pub fn build(
+    store: &Store,
+    request: &Request<'_>,
+    fetch: &dyn Fetch,
+    events: &dyn Events,
+    cancel: &AtomicBool,
+) -> Result<Built, BuildError> {
+    request.secrets.check()?;
+    engine::Engine::new(store, request, fetch, events, cancel)?.build()
+}

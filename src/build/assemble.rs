@@ -1,0 +1,304 @@
+//! From layers to an image: configuration, history, manifest and index.
+
+use std::collections::BTreeMap;
+
+use crate::layer::Compression;
+use crate::oci::{
+    Descriptor, DiffId, History, Index, Manifest, MediaType, Platform, to_pretty_json,
+};
+use crate::plan::graph::{Output, VertexId};
+
+use super::BuildError;
+use super::engine::{Engine, Outcome, none, now};
+use super::event::{EventKind, StepId};
+use super::snapshot::Committed;
+
+/// What a build came to.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The manifest, or the index of several.
+    pub root: Descriptor,
+    /// One for each platform.
+    pub images: Vec<BuiltImage>,
+    /// The time written in it, RFC 3339.
+    pub created: String,
+}
+
+/// The image of one platform.
+#[derive(Clone, Debug)]
+pub struct BuiltImage {
+    /// Where it runs.
+    pub platform: Platform,
+    /// Its manifest.
+    pub manifest: Descriptor,
+    /// Its configuration; the digest is the image ID.
+    pub config: Descriptor,
+    /// Its layers' blobs, bottom first.
+    pub layers: Vec<Descriptor>,
+    /// Its layers' diffIDs, bottom first.
+    pub diff_ids: Vec<DiffId>,
+}
+
+/// Who made the history entries: the frontend whose language this is.
+const COMMENT: &str = "buildkit.dockerfile.v0";
+
+fn rfc3339(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds)
+        .map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |t| t.to_string())
+}
+
+impl Engine<'_> {
+    /// Puts the images together and stores their manifests.
+    pub(super) fn assemble(
+        &self,
+        outcomes: &BTreeMap<VertexId, Outcome>,
+        step: StepId,
+    ) -> Result<Built, BuildError> {
+        self.events.event(EventKind::Started {
+            step,
+            name: "exporting to image".to_owned(),
+        });
+        let result = self.assemble_all(outcomes);
+        match &result {
+            Ok(_) => self.events.event(EventKind::Finished {
+                step,
+                cached: false,
+            }),
+            Err(error) if error.is_canceled() => self.events.event(EventKind::Canceled { step }),
+            Err(error) => self.events.event(EventKind::Failed {
+                step,
+                message: error.to_string(),
+            }),
+        }
+        result
+    }
+
+    fn assemble_all(&self, outcomes: &BTreeMap<VertexId, Outcome>) -> Result<Built, BuildError> {
+        let graph = self.request.graph;
+        let options = &self.request.image;
+        let mut images = Vec::new();
+        let mut created = String::new();
+        for output in &graph.outputs {
+            let (image, time) = self.image(output, outcomes)?;
+            images.push(image);
+            created = time;
+        }
+        let root = if options.index || images.len() > 1 {
+            let manifests = images.iter().map(|image| Descriptor {
+                platform: Some(image.platform.clone()),
+                annotations: options.annotations.manifest_descriptor.clone(),
+                ..image.manifest.clone()
+            });
+            let media_type = if options.oci_media_types {
+                MediaType::OciIndex
+            } else {
+                MediaType::DockerManifestList
+            };
+            let index = Index {
+                schema_version: 2,
+                media_type: Some(media_type.clone()),
+                artifact_type: None,
+                manifests: manifests.collect(),
+                subject: None,
+                annotations: options.annotations.index.clone(),
+            };
+            self.store.put_bytes(media_type, &to_pretty_json(&index))?
+        } else {
+            match images.first() {
+                Some(image) => Descriptor {
+                    platform: Some(image.platform.clone()),
+                    annotations: options.annotations.manifest_descriptor.clone(),
+                    ..image.manifest.clone()
+                },
+                None => return Err(BuildError::NoOutput),
+            }
+        };
+        self.store.barrier()?;
+        Ok(Built {
+            root,
+            images,
+            created,
+        })
+    }
+
+    fn image(
+        &self,
+        output: &Output,
+        outcomes: &BTreeMap<VertexId, Outcome>,
+    ) -> Result<(BuiltImage, String), BuildError> {
+        let options = &self.request.image;
+        let layers = output
+            .vertex
+            .map_or_else(none, |id| outcomes[&id].layers.clone());
+        let (mut blobs, mut diff_ids) = (Vec::new(), Vec::new());
+        for snapshot in layers.iter() {
+            let committed = snapshot.wait()?;
+            self.fetch_blob(&committed)?;
+            let (blob, diff_id) = self.shaped(&committed)?;
+            blobs.push(blob);
+            diff_ids.push(diff_id);
+        }
+        let mut config = output.config.clone();
+        let step_time = |id: VertexId| -> Result<Option<i64>, BuildError> {
+            outcomes[&id]
+                .layers
+                .last()
+                .map(|top| top.wait().map(|c| c.created))
+                .transpose()
+        };
+        let mut times = Vec::new();
+        for entry in &output.history {
+            times.push(entry.vertex.map(step_time).transpose()?.flatten());
+        }
+        let times = dated(&times).unwrap_or_else(|| vec![now(); output.history.len()]);
+        let epoch = options.source_date_epoch;
+        let clamp = |time: i64| epoch.map_or(time, |epoch| time.min(epoch));
+        for (entry, time) in output.history.iter().zip(&times) {
+            config.history.push(History {
+                created: Some(rfc3339(clamp(*time))),
+                created_by: Some(entry.created_by.clone()),
+                author: config.author.clone(),
+                comment: Some(COMMENT.to_owned()),
+                empty_layer: entry.vertex.is_none(),
+            });
+        }
+        let created = rfc3339(epoch.unwrap_or_else(|| times.last().copied().unwrap_or_else(now)));
+        config.created = Some(created.clone());
+        config.rootfs.diff_ids.clone_from(&diff_ids);
+        let (config_type, manifest_type) = if options.oci_media_types {
+            (MediaType::OciConfig, MediaType::OciManifest)
+        } else {
+            (MediaType::DockerConfig, MediaType::DockerManifest)
+        };
+        let config_blob = self.store.put_bytes(config_type, &config.to_bytes())?;
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(manifest_type.clone()),
+            artifact_type: None,
+            config: config_blob.clone(),
+            layers: blobs.clone(),
+            subject: None,
+            annotations: options.annotations.manifest.clone(),
+        };
+        let manifest = self
+            .store
+            .put_bytes(manifest_type, &to_pretty_json(&manifest))?;
+        let platform = config.platform();
+        Ok((
+            BuiltImage {
+                platform,
+                manifest,
+                config: config_blob,
+                layers: blobs,
+                diff_ids,
+            },
+            created,
+        ))
+    }
+
+    // A layer's blob as the options want it: compression, times, media type.
+    fn shaped(&self, committed: &Committed) -> Result<(Descriptor, DiffId), BuildError> {
+        let options = &self.request.image;
+        let ours = committed.image.is_none();
+        let clamp = options
+            .source_date_epoch
+            .filter(|_| options.rewrite_timestamp && ours);
+        let have = compression_of(&committed.blob.media_type);
+        let other_compression = have.is_some_and(|have| !same_kind(have, options.compression));
+        let (blob, diff_id) =
+            if clamp.is_some() || (other_compression && (ours || options.force_compression)) {
+                self.repacked(committed, clamp)?
+            } else {
+                (committed.blob.clone(), committed.diff_id)
+            };
+        Ok((
+            Descriptor {
+                media_type: layer_type(&blob.media_type, options.oci_media_types),
+                ..blob
+            },
+            diff_id,
+        ))
+    }
+
+    fn repacked(
+        &self,
+        committed: &Committed,
+        clamp: Option<i64>,
+    ) -> Result<(Descriptor, DiffId), BuildError> {
+        let compression = self.request.image.compression;
+        let wanted = compression.media_type();
+        if clamp.is_none() {
+            for blob in self.store.blobs_of(&committed.diff_id)? {
+                if blob.media_type == wanted && self.store.has_blob(&blob) {
+                    return Ok((blob, committed.diff_id));
+                }
+            }
+        }
+        let input = self.store.open_blob(&committed.blob)?;
+        let mut ingest = self.store.ingest_prehashed()?;
+        let options = crate::layer::PackOptions {
+            compression,
+            clamp_mtime: clamp,
+            ..Default::default()
+        };
+        let repacked = crate::layer::repack(input, &mut ingest, &options, u64::MAX)?;
+        ingest.commit_as(repacked.digest, repacked.size_bytes)?;
+        let blob = Descriptor::new(wanted, repacked.digest, repacked.size_bytes);
+        self.store.add_blob_of(&repacked.diff_id, &blob)?;
+        Ok((blob, repacked.diff_id))
+    }
+}
+
+// When undated entries were made: those before the first layer when it was, all others when the layer before them was.
+fn dated(times: &[Option<i64>]) -> Option<Vec<i64>> {
+    let first = times.iter().flatten().next()?;
+    let mut last = *first;
+    Some(
+        times
+            .iter()
+            .map(|time| {
+                last = time.unwrap_or(last);
+                last
+            })
+            .collect(),
+    )
+}
+
+fn compression_of(media_type: &MediaType) -> Option<Compression> {
+    match media_type {
+        MediaType::OciLayer | MediaType::DockerLayer => Some(Compression::None),
+        MediaType::OciLayerGzip | MediaType::DockerLayerGzip => Compression::gzip(None).ok(),
+        MediaType::OciLayerZstd => Compression::zstd(None).ok(),
+        _ => None,
+    }
+}
+
+fn same_kind(a: Compression, b: Compression) -> bool {
+    std::mem::discriminant(&a) == std::mem::discriminant(&b)
+}
+
+// A layer's type in the family of the manifest it is in. Docker has no zstd layers: those stay OCI's.
+fn layer_type(have: &MediaType, oci: bool) -> MediaType {
+    match (have, oci) {
+        (MediaType::DockerLayer, true) => MediaType::OciLayer,
+        (MediaType::DockerLayerGzip, true) => MediaType::OciLayerGzip,
+        (MediaType::OciLayer, false) => MediaType::DockerLayer,
+        (MediaType::OciLayerGzip, false) => MediaType::DockerLayerGzip,
+        (other, _) => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn undated_entries_take_their_neighbours_time() {
+        assert_eq!(
+            dated(&[None, None, Some(5), None, Some(3), None]),
+            Some(vec![5, 5, 5, 5, 3, 3])
+        );
+        assert_eq!(dated(&[None, None]), None);
+        assert_eq!(dated(&[Some(1)]), Some(vec![1]));
+    }
+}

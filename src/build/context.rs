@@ -1,0 +1,276 @@
+//! Build contexts: where they come from, and their files once somebody asks.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::dockerfile::ignore::Ignore;
+use crate::store::{FileHashes, Store, Work};
+
+use super::event::{EventKind, Events, StepId};
+use super::folder::Folder;
+use super::git::{self, GitUrl};
+use super::secrets::Secrets;
+use super::tree::Tree;
+use super::{BuildError, Request, SshAgents, archive, draft, transfer};
+
+/// Where a context comes from.
+pub enum ContextSource<'a> {
+    /// A folder of the host.
+    Folder(PathBuf),
+    /// A tar, compressed or not, from a stream.
+    Archive(Box<dyn Read + Send + 'a>),
+    /// A git repository.
+    Git(String),
+    /// An archive by http or https.
+    Http(String),
+}
+
+/// A context on disk.
+pub struct Context {
+    folder: PathBuf,
+    ignore: Option<(Ignore, String)>,
+    repository: bool,
+    // Files that were fetched or unpacked for it; removed when the context goes.
+    _work: Option<Work>,
+}
+
+impl Context {
+    /// Brings a context to disk. Folders are used in place.
+    pub fn load(
+        source: ContextSource<'_>,
+        store: &Store,
+        http: &ureq::Agent,
+        secrets: &Secrets,
+        ssh: &SshAgents,
+        cancel: &AtomicBool,
+    ) -> Result<Context, BuildError> {
+        let unpacked = |mut input: Box<dyn Read + Send + '_>| -> Result<Context, BuildError> {
+            let work = store.work()?;
+            let path = work.path().join("context.tar");
+            let failed = |source| BuildError::Host {
+                action: "write",
+                path: path.clone(),
+                source,
+            };
+            let mut file = std::fs::File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)
+                .map_err(failed)?;
+            std::io::copy(&mut input, &mut file).map_err(failed)?;
+            std::io::Seek::rewind(&mut file).map_err(failed)?;
+            if !archive::is_archive(&mut file).map_err(failed)? {
+                return Err(BuildError::NotAnArchive);
+            }
+            let folder = work.directory("context")?;
+            archive::unpack(file, &folder)?;
+            Ok(Context {
+                folder,
+                ignore: None,
+                repository: false,
+                _work: Some(work),
+            })
+        };
+        match source {
+            ContextSource::Folder(folder) => {
+                let failed = |source| BuildError::Host {
+                    action: "read the build context",
+                    path: folder.clone(),
+                    source,
+                };
+                if !std::fs::metadata(&folder).map_err(failed)?.is_dir() {
+                    return Err(BuildError::NotAFolder { path: folder });
+                }
+                Ok(Context {
+                    folder,
+                    ignore: None,
+                    repository: false,
+                    _work: None,
+                })
+            }
+            ContextSource::Archive(input) => unpacked(input),
+            ContextSource::Git(url) => {
+                let work = store.work()?;
+                let dir = work.directory("git")?;
+                let checkout = git::checkout(
+                    &GitUrl::parse(&url)?,
+                    &dir,
+                    secrets,
+                    ssh.socket("default"),
+                    cancel,
+                )?;
+                Ok(Context {
+                    folder: checkout.folder,
+                    ignore: None,
+                    repository: true,
+                    _work: Some(work),
+                })
+            }
+            ContextSource::Http(url) => {
+                let work = store.work()?;
+                let path = work.path().join("download");
+                super::fetch::fetch(http, &url, &path, secrets, cancel, &|_, _| ())?;
+                let failed = |source| BuildError::Host {
+                    action: "read",
+                    path: path.clone(),
+                    source,
+                };
+                let file = std::fs::File::open(&path).map_err(failed)?;
+                unpacked(Box::new(file))
+            }
+        }
+    }
+
+    /// The folder on disk.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Hides what `ignore` excludes; `name` is how messages call the file it was read from.
+    pub fn set_ignore(&mut self, ignore: Ignore, name: &str) {
+        self.ignore = Some((ignore, name.to_owned()));
+    }
+}
+
+/// The contexts of a build; each is read when a step first needs it.
+pub(super) struct Contexts<'a> {
+    store: &'a Store,
+    events: &'a dyn Events,
+    main: Option<Slot<'a>>,
+    named: BTreeMap<&'a str, Slot<'a>>,
+}
+
+struct Slot<'a> {
+    context: &'a Context,
+    step: StepId,
+    name: String,
+    loading: Mutex<()>,
+    tree: OnceLock<Arc<Tree>>,
+}
+
+impl<'a> Contexts<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        request: &'a Request<'a>,
+        events: &'a dyn Events,
+        first_step: usize,
+    ) -> Contexts<'a> {
+        let slot = |context, step, name: String| Slot {
+            context,
+            step: StepId(step),
+            name,
+            loading: Mutex::new(()),
+            tree: OnceLock::new(),
+        };
+        let main = request
+            .context
+            .as_ref()
+            .map(|c| slot(c, first_step, "[internal] load build context".to_owned()));
+        let named = request
+            .contexts
+            .iter()
+            .enumerate()
+            .map(|(i, (name, context))| {
+                (
+                    name.as_str(),
+                    slot(
+                        context,
+                        first_step + 1 + i,
+                        format!("[context {name}] load build context"),
+                    ),
+                )
+            });
+        Contexts {
+            store,
+            events,
+            main,
+            named: named.collect(),
+        }
+    }
+
+    /// How many steps contexts may take.
+    pub(super) fn len(&self) -> usize {
+        1 + self.named.len()
+    }
+
+    /// The files of a context.
+    pub(super) fn tree(&self, name: Option<&str>) -> Result<Arc<Tree>, BuildError> {
+        let slot = match name {
+            None => self.main.as_ref(),
+            Some(name) => self.named.get(name),
+        };
+        let slot = slot.ok_or_else(|| BuildError::NoContext {
+            name: name.unwrap_or("context").to_owned(),
+        })?;
+        let _alone = slot.loading.lock().expect("loading does not panic");
+        if let Some(tree) = slot.tree.get() {
+            return Ok(tree.clone());
+        }
+        self.events.event(EventKind::Started {
+            step: slot.step,
+            name: slot.name.clone(),
+        });
+        let tree = if slot.context.repository {
+            transfer::repository_tree(&slot.context.folder)
+        } else {
+            self.read(slot.context)
+        };
+        match tree {
+            Ok(tree) => {
+                self.events.event(EventKind::Finished {
+                    step: slot.step,
+                    cached: false,
+                });
+                Ok(slot.tree.get_or_init(|| Arc::new(tree)).clone())
+            }
+            Err(error) => {
+                self.events.event(EventKind::Failed {
+                    step: slot.step,
+                    message: error.to_string(),
+                });
+                Err(error)
+            }
+        }
+    }
+
+    fn read(&self, context: &Context) -> Result<Tree, BuildError> {
+        let hashes = FileHashes::load(self.store, &context.folder.to_string_lossy())?;
+        let (folder, toc) = Folder::walk(
+            &context.folder,
+            context.ignore.as_ref().map(|(i, _)| i),
+            Some(hashes),
+        )?;
+        Ok(Tree::of_folder(Arc::new(folder), toc))
+    }
+
+    /// Why a path of the main context is missing, if an ignore file hides it.
+    pub(super) fn explain(&self, path: &str) -> Option<BuildError> {
+        let context = self.main.as_ref()?.context;
+        let (ignore, file) = context.ignore.as_ref()?;
+        let clean = draft::resolve(path.as_bytes(), &|_| None).ok()?;
+        let there = context
+            .folder
+            .join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&clean));
+        std::fs::symlink_metadata(there).ok()?;
+        let line = ignore.deciding_line(&clean)?;
+        Some(BuildError::Ignored {
+            path: path.to_owned(),
+            line,
+            file: file.clone(),
+        })
+    }
+
+    /// Keeps for the next build what contents were hashed to.
+    pub(super) fn save(&self) -> Result<(), BuildError> {
+        for slot in self.main.iter().chain(self.named.values()) {
+            if let Some(folder) = slot.tree.get().and_then(|tree| tree.folder()) {
+                folder.save_hashes(self.store)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,636 @@
+//! COPY and ADD: which files the sources name, and what becomes of them in the image.
+//!
+//! [`select`] answers the first question, [`write`] the second; both are pure but for reading contents to be hashed. Between
+//! them stands the cache: what is selected is what the key is made of.
+
+use crate::dockerfile::glob::Pattern;
+use crate::dockerfile::ignore::Ignore;
+use crate::layer::entry::parent;
+use crate::layer::{Change, Entry, Found, Kind, Meta, Source};
+use crate::oci::Digest;
+use crate::plan::graph::{CopyOp, CopySource};
+
+use super::BuildError;
+use super::draft::{self, Draft, display};
+use super::mode::Mode;
+use super::tree::{LinkId, Tree};
+
+/// Why a COPY, ADD or WORKDIR cannot be done; paths are the image's or the source's, never the host's.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// A source that is not there.
+    #[error("{path:?}: not found")]
+    NotFound {
+        /// As written.
+        path: String,
+    },
+    /// A file where a directory is needed.
+    #[error("{path}: not a directory")]
+    NotADirectory {
+        /// In the image.
+        path: String,
+    },
+    /// A directory in the way of a file.
+    #[error("cannot replace to directory {path} with file")]
+    FileOverDirectory {
+        /// In the image.
+        path: String,
+    },
+    /// A file in the way of a directory.
+    #[error("cannot copy to non-directory: {path}")]
+    DirectoryOverFile {
+        /// In the image.
+        path: String,
+    },
+    /// Links that lead in a circle.
+    #[error("{path}: too many levels of symbolic links")]
+    TooManyLinks {
+        /// As written.
+        path: String,
+    },
+    /// A pattern that is none.
+    #[error("invalid pattern {pattern:?}")]
+    Pattern {
+        /// As written.
+        pattern: String,
+    },
+    /// A hard link whose file is in no layer.
+    #[error("{path}: hard link to a file that is not there")]
+    DanglingHardLink {
+        /// In the source.
+        path: String,
+    },
+}
+
+/// One source, resolved.
+pub(super) struct Item {
+    /// What it is called inside a destination directory.
+    pub(super) name: Vec<u8>,
+    /// What it holds.
+    pub(super) content: Content,
+}
+
+/// What a source holds.
+pub(super) enum Content {
+    /// A file or link, or a directory and what is selected in it; paths relative to the source, which is first.
+    Files(Vec<(Vec<u8>, Found)>),
+    /// A file that is in no tree: a here-document or a download.
+    Bytes {
+        meta: Meta,
+        size_bytes: u64,
+        digest: Digest,
+        source: Source,
+    },
+}
+
+/// Finds what `op`'s paths and here-documents name; other kinds of sources are fetched by the caller.
+pub(super) fn select(
+    op: &CopyOp,
+    source: &CopySource,
+    tree: &Tree,
+) -> Result<Vec<Item>, BuildError> {
+    match source {
+        CopySource::Inline { name, content } => {
+            let meta = Meta {
+                mode: 0o644,
+                ..Meta::default()
+            };
+            let bytes: std::sync::Arc<[u8]> = content.as_bytes().into();
+            let (size_bytes, digest) = (bytes.len() as u64, Digest::of(&bytes));
+            let content = Content::Bytes {
+                meta,
+                size_bytes,
+                digest,
+                source: Source::Bytes(bytes),
+            };
+            Ok(vec![Item {
+                name: name.clone().into_bytes(),
+                content,
+            }])
+        }
+        CopySource::Path(path) if op.parents => select_parents(path, op, tree),
+        CopySource::Path(path) => {
+            let excludes = filter(&op.excludes)?;
+            let mut items = Vec::new();
+            for at in expand(path, tree)? {
+                let name = at
+                    .rsplit(|c| *c == b'/')
+                    .next()
+                    .unwrap_or_default()
+                    .to_vec();
+                let found = tree.resolve(&at)?;
+                let Some(top) = tree.lookup(&found) else {
+                    return Err(CopyError::NotFound { path: path.clone() }.into());
+                };
+                if !top.entry.is_dir() {
+                    if excludes.as_ref().is_some_and(|e| e.matches(&name)) {
+                        continue;
+                    }
+                    items.push(Item {
+                        name,
+                        content: Content::Files(vec![(Vec::new(), top)]),
+                    });
+                    continue;
+                }
+                let below = tree.walk(&found).into_iter();
+                let files = keep(
+                    below.map(|f| (relative(&f.entry.path, &found), f)),
+                    None,
+                    excludes.as_ref(),
+                );
+                items.push(Item {
+                    name,
+                    content: Content::Files(files),
+                });
+            }
+            Ok(items)
+        }
+        CopySource::Http { .. } | CopySource::Git { .. } => Ok(Vec::new()),
+    }
+}
+
+/// The whole of a tree, as one source.
+pub(super) fn select_all(tree: &Tree, op: &CopyOp) -> Result<Item, BuildError> {
+    let excludes = filter(&op.excludes)?;
+    let files = keep(
+        tree.walk(b"")
+            .into_iter()
+            .map(|f| (f.entry.path.clone(), f)),
+        None,
+        excludes.as_ref(),
+    );
+    Ok(Item {
+        name: Vec::new(),
+        content: Content::Files(files),
+    })
+}
+
+fn select_parents(path: &str, op: &CopyOp, tree: &Tree) -> Result<Vec<Item>, BuildError> {
+    let (base, pattern) = path.split_once("/./").unwrap_or(("", path));
+    let mut items = Vec::new();
+    let excludes = filter(&op.excludes)?;
+    let clean = draft::resolve(pattern.as_bytes(), &|_| None)?;
+    let pattern = String::from_utf8_lossy(&clean).into_owned();
+    for at in expand(base, tree)? {
+        let found = tree.resolve(&at)?;
+        if tree.lookup(&found).is_none() {
+            return Err(CopyError::NotFound {
+                path: path.to_owned(),
+            }
+            .into());
+        }
+        let all = tree
+            .walk(&found)
+            .into_iter()
+            .map(|f| (relative(&f.entry.path, &found), f));
+        let files = if pattern.is_empty() {
+            keep(all, None, excludes.as_ref())
+        } else {
+            let include = Ignore::from_patterns(std::slice::from_ref(&pattern)).map_err(|_| {
+                CopyError::Pattern {
+                    pattern: pattern.clone(),
+                }
+            })?;
+            keep(all, Some(&include), excludes.as_ref())
+        };
+        if files.len() <= 1 && !has_wildcard(&pattern) && !pattern.is_empty() {
+            return Err(CopyError::NotFound {
+                path: path.to_owned(),
+            }
+            .into());
+        }
+        items.push(Item {
+            name: Vec::new(),
+            content: Content::Files(files),
+        });
+    }
+    Ok(items)
+}
+
+fn filter(patterns: &[String]) -> Result<Option<Ignore>, CopyError> {
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    Ignore::from_patterns(patterns)
+        .map(Some)
+        .map_err(|_| CopyError::Pattern {
+            pattern: patterns.join(" "),
+        })
+}
+
+// What include and exclude patterns let through, with the directories that lead there. The first entry, the source
+// itself, always stays.
+fn keep(
+    entries: impl Iterator<Item = (Vec<u8>, Found)>,
+    include: Option<&Ignore>,
+    exclude: Option<&Ignore>,
+) -> Vec<(Vec<u8>, Found)> {
+    let mut kept: Vec<(Vec<u8>, Found)> = Vec::new();
+    // Directories that are there only if something in them is; they are the ancestors of the current path.
+    let mut pending: Vec<(Vec<u8>, Found)> = Vec::new();
+    for (path, found) in entries {
+        if path.is_empty() {
+            kept.push((path, found));
+            continue;
+        }
+        while pending
+            .last()
+            .is_some_and(|(dir, _)| !(path.starts_with(dir) && path.get(dir.len()) == Some(&b'/')))
+        {
+            pending.pop();
+        }
+        let wanted =
+            include.is_none_or(|i| i.matches(&path)) && !exclude.is_some_and(|e| e.matches(&path));
+        if wanted {
+            kept.append(&mut pending);
+            kept.push((path, found));
+        } else if found.entry.is_dir() {
+            pending.push((path, found));
+        }
+    }
+    kept
+}
+
+fn relative(path: &[u8], base: &[u8]) -> Vec<u8> {
+    let rest = path.strip_prefix(base).unwrap_or(path);
+    rest.strip_prefix(b"/").unwrap_or(rest).to_vec()
+}
+
+fn has_wildcard(text: &str) -> bool {
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '*' | '?' | '[' => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+// The paths that a source names: itself, or what its pattern matches, each clean and without following links but in the
+// part before the first wildcard.
+fn expand(source: &str, tree: &Tree) -> Result<Vec<Vec<u8>>, CopyError> {
+    let clean = draft::resolve(source.as_bytes(), &|_| None)?;
+    let text = String::from_utf8_lossy(&clean).into_owned();
+    if !has_wildcard(&text) {
+        let plain = tree.resolve(&clean)?;
+        if tree.lookup(&plain).is_none() && text.contains('\\') {
+            return Ok(vec![unescape(&clean)]);
+        }
+        return Ok(vec![clean]);
+    }
+    let parts: Vec<&str> = text.split('/').collect();
+    let fixed = parts.iter().take_while(|p| !has_wildcard(p)).count();
+    let start = tree.resolve(parts[..fixed].join("/").as_bytes())?;
+    let mut found = vec![start];
+    for part in &parts[fixed..] {
+        let pattern = Pattern::new(part).map_err(|_| CopyError::Pattern {
+            pattern: source.to_owned(),
+        })?;
+        let mut next = Vec::new();
+        for dir in found {
+            if !tree.lookup(&dir).is_some_and(|f| f.entry.is_dir()) {
+                continue;
+            }
+            let members = tree.children(&dir).into_iter();
+            next.extend(
+                members
+                    .filter(|m| pattern.matches(m.entry.name()))
+                    .map(|m| m.entry.path),
+            );
+        }
+        found = next;
+    }
+    Ok(found)
+}
+
+fn unescape(path: &[u8]) -> Vec<u8> {
+    let mut bytes = path.iter();
+    let mut plain = Vec::new();
+    while let Some(byte) = bytes.next() {
+        plain.push(if *byte == b'\\' {
+            *bytes.next().unwrap_or(byte)
+        } else {
+            *byte
+        });
+    }
+    plain
+}
+
+/// Who owns what is copied, and with which permissions.
+pub(super) struct Manner {
+    /// `--chown`, as numbers.
+    pub(super) owner: Option<(u32, u32)>,
+    /// `--chmod`.
+    pub(super) mode: Option<Mode>,
+}
+
+impl Manner {
+    fn directory_mode(&self) -> u32 {
+        match &self.mode {
+            Some(Mode::Octal(mode)) => *mode,
+            _ => 0o755,
+        }
+    }
+
+    fn owner_of_made(&self) -> (u32, u32) {
+        self.owner.unwrap_or((0, 0))
+    }
+
+    fn meta(&self, entry: &Entry) -> Meta {
+        let mut meta = entry.meta.clone();
+        meta.xattrs
+            .retain(|(name, _)| name == b"security.capability");
+        if let Some((uid, gid)) = self.owner {
+            (meta.uid, meta.gid) = (uid, gid);
+        }
+        if let Some(mode) = &self.mode
+            && !matches!(entry.kind, Kind::Symlink { .. })
+        {
+            meta.mode = mode.apply(meta.mode, entry.is_dir());
+        }
+        meta
+    }
+}
+
+/// Writes one source to `destination` (absolute; a slash at its end says a directory).
+pub(super) fn write(
+    draft: &mut Draft<'_>,
+    tree: &Tree,
+    item: &Item,
+    destination: &[u8],
+    manner: &Manner,
+) -> Result<(), BuildError> {
+    let (uid, gid) = manner.owner_of_made();
+    make_destination(draft, destination, manner)?;
+    let mut target = draft.resolve(destination)?;
+    let there = draft.lookup(&target);
+    let source_is_dir = matches!(&item.content, Content::Files(files) if files[0].1.entry.is_dir());
+    if !source_is_dir && there.as_ref().is_some_and(Entry::is_dir) {
+        target = join(&target, &item.name);
+    }
+    match &item.content {
+        Content::Bytes {
+            meta,
+            size_bytes,
+            digest,
+            source,
+        } => {
+            let kind = Kind::File {
+                size_bytes: *size_bytes,
+                content: Some(*digest),
+            };
+            let mut entry = Entry {
+                path: target,
+                meta: meta.clone(),
+                kind,
+            };
+            entry.meta = manner.meta(&entry);
+            if entry.meta.mtime == 0 {
+                entry.meta.mtime = draft.now();
+            }
+            replace(draft, &entry)?;
+            draft.put(Change {
+                entry,
+                source: source.clone(),
+            });
+            Ok(())
+        }
+        Content::Files(files) => {
+            if source_is_dir {
+                if there.as_ref().is_some_and(|e| !e.is_dir()) {
+                    return Err(CopyError::DirectoryOverFile {
+                        path: display(&target),
+                    }
+                    .into());
+                }
+                draft.make_dirs(&target, manner.directory_mode(), uid, gid)?;
+            } else if let Some(above) = parent(&target) {
+                draft.make_dirs(above, manner.directory_mode(), uid, gid)?;
+            }
+            write_files(draft, tree, files, &target, manner)
+        }
+    }
+}
+
+/// Makes the directories that a destination names.
+pub(super) fn make_destination(
+    draft: &mut Draft<'_>,
+    destination: &[u8],
+    manner: &Manner,
+) -> Result<(), BuildError> {
+    let (uid, gid) = manner.owner_of_made();
+    let end = destination.iter().rposition(|c| *c == b'/').unwrap_or(0);
+    let ensured = draft.resolve(&destination[..end])?;
+    Ok(draft.make_dirs(&ensured, manner.directory_mode(), uid, gid)?)
+}
+
+fn write_files(
+    draft: &mut Draft<'_>,
+    tree: &Tree,
+    files: &[(Vec<u8>, Found)],
+    target: &[u8],
+    manner: &Manner,
+) -> Result<(), BuildError> {
+    let mut written: std::collections::HashMap<LinkId, Vec<u8>> = std::collections::HashMap::new();
+    let mut times = Vec::new();
+    for (path, found) in files {
+        let at = join(target, path);
+        let top = path.is_empty();
+        if found.entry.is_dir() {
+            times.push((at.clone(), found.entry.meta.mtime));
+            match draft.lookup(&at) {
+                // The source itself gives its members and its time, nothing else.
+                Some(there) if there.is_dir() && top => continue,
+                Some(there) if !there.is_dir() => {
+                    return Err(CopyError::DirectoryOverFile { path: display(&at) }.into());
+                }
+                _ => {}
+            }
+            let kind = Kind::Directory {
+                opaque: false,
+                implied: false,
+            };
+            let entry = Entry {
+                path: at,
+                meta: manner.meta(&found.entry),
+                kind,
+            };
+            draft.put(Change {
+                entry,
+                source: Source::None,
+            });
+            continue;
+        }
+        let link = tree.link_id(found);
+        if let Some(first) = link.as_ref().and_then(|l| written.get(l)) {
+            let meta = draft.lookup(first).map(|e| e.meta).unwrap_or_default();
+            let entry = Entry {
+                path: at,
+                meta,
+                kind: Kind::HardLink {
+                    target: first.clone(),
+                },
+            };
+            replace(draft, &entry)?;
+            draft.put(Change {
+                entry,
+                source: Source::None,
+            });
+            continue;
+        }
+        let first = tree
+            .follow_hard_link(found)
+            .ok_or_else(|| CopyError::DanglingHardLink {
+                path: display(&found.entry.path),
+            })?;
+        let (kind, source) = match &first.entry.kind {
+            Kind::File { size_bytes, .. } => {
+                let content = Some(tree.digest(&first)?);
+                (
+                    Kind::File {
+                        size_bytes: *size_bytes,
+                        content,
+                    },
+                    tree.source(&first),
+                )
+            }
+            other => (other.clone(), Source::None),
+        };
+        let entry = Entry {
+            path: at.clone(),
+            meta: manner.meta(&first.entry),
+            kind,
+        };
+        replace(draft, &entry)?;
+        draft.put(Change { entry, source });
+        if let Some(link) = link {
+            written.insert(link, at);
+        }
+    }
+    for (dir, mtime) in times {
+        draft.set_time(&dir, mtime);
+    }
+    Ok(())
+}
+
+fn replace(draft: &Draft<'_>, entry: &Entry) -> Result<(), CopyError> {
+    match draft.lookup(&entry.path) {
+        Some(there) if there.is_dir() => Err(CopyError::FileOverDirectory {
+            path: display(&entry.path),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Unpacks an archive, whose entries are `tree`, into `destination` as tar does: its owners, modes and times count, and a
+/// path of the archive replaces what is there unless both are directories.
+pub(super) fn write_archive(
+    draft: &mut Draft<'_>,
+    tree: &Tree,
+    destination: &[u8],
+    manner: &Manner,
+) -> Result<(), BuildError> {
+    let (uid, gid) = manner.owner_of_made();
+    let target = draft.resolve(destination)?;
+    draft.make_dirs(&target, 0o755, uid, gid)?;
+    for found in tree.walk(b"") {
+        let path = &found.entry.path;
+        let Some(above) = parent(path) else { continue };
+        let above = draft.resolve(&join(&target, above))?;
+        draft.make_dirs(&above, 0o755, uid, gid)?;
+        let at = join(&above, found.entry.name());
+        let there_is_dir = draft.lookup(&at).is_some_and(|e| e.is_dir());
+        let mut entry = Entry {
+            path: at,
+            meta: manner.meta(&found.entry),
+            kind: found.entry.kind.clone(),
+        };
+        let mut source = Source::None;
+        match &mut entry.kind {
+            Kind::Directory { implied: true, .. } => {
+                draft.make_dirs(&entry.path, 0o755, uid, gid)?;
+                continue;
+            }
+            Kind::Directory { .. } => {}
+            Kind::File { content, .. } => {
+                *content = Some(tree.digest(&found)?);
+                source = tree.source(&found);
+            }
+            Kind::HardLink { target: first } => *first = draft.resolve(&join(&target, first))?,
+            Kind::Whiteout => continue,
+            _ => {}
+        }
+        if there_is_dir && !entry.is_dir() {
+            draft.drop_below(&entry.path);
+        }
+        draft.put(Change { entry, source });
+    }
+    Ok(())
+}
+
+/// What is at `path` and all in it, with the directories that lead there, as a layer of their own.
+pub(super) fn as_changes(tree: &Tree, path: &[u8]) -> Result<Vec<Change>, BuildError> {
+    let mut changes = Vec::new();
+    let ends = path
+        .iter()
+        .enumerate()
+        .filter(|(_, c)| **c == b'/')
+        .map(|(at, _)| at);
+    for end in ends {
+        if let Some(found) = tree.lookup(&path[..end]) {
+            changes.push(Change {
+                entry: found.entry,
+                source: Source::None,
+            });
+        }
+    }
+    for found in tree.walk(path) {
+        if !found.entry.path.is_empty() {
+            changes.push(change(tree, found, path.len(), path)?);
+        }
+    }
+    Ok(changes)
+}
+
+/// All that is in the directory at `path`, as a layer of its own.
+pub(super) fn below_as_changes(tree: &Tree, path: &[u8]) -> Result<Vec<Change>, BuildError> {
+    let below = tree
+        .walk(path)
+        .into_iter()
+        .filter(|found| found.entry.path.len() > path.len());
+    below
+        .map(|found| change(tree, found, path.len(), b""))
+        .collect()
+}
+
+fn change(tree: &Tree, found: Found, base: usize, prefix: &[u8]) -> Result<Change, BuildError> {
+    let first = tree
+        .follow_hard_link(&found)
+        .ok_or_else(|| CopyError::DanglingHardLink {
+            path: display(&found.entry.path),
+        })?;
+    let rest = found.entry.path[base..]
+        .strip_prefix(b"/")
+        .unwrap_or(&found.entry.path[base..]);
+    let source = if matches!(first.entry.kind, Kind::File { .. }) {
+        tree.source(&first)
+    } else {
+        Source::None
+    };
+    let entry = Entry {
+        path: join(prefix, rest),
+        meta: first.entry.meta,
+        kind: first.entry.kind,
+    };
+    Ok(Change { entry, source })
+}
+
+pub(super) fn join(dir: &[u8], path: &[u8]) -> Vec<u8> {
+    match (dir.is_empty(), path.is_empty()) {
+        (true, _) => path.to_vec(),
+        (_, true) => dir.to_vec(),
+        _ => [dir, b"/", path].concat(),
+    }
+}

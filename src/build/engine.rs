@@ -1,0 +1,783 @@
+//! The scheduler: vertices in the order their inputs allow, each looked up in the cache before it is executed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::Scope;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::layer::{
+    Change, Compression, Devices, DiffOptions, Materialise, Ownership, PackOptions, Root, Stack,
+    Toc, TreeOptions, Whiteouts,
+};
+use crate::oci::{ChainId, Descriptor, Digest};
+use crate::plan::graph::{Op, Origin, RunMount, Vertex, VertexId};
+use crate::store::{KeyLock, Record, Store, Work};
+
+use super::assemble::Built;
+use super::context::Contexts;
+use super::event::{EventKind, Events, StepId};
+use super::key::Key;
+use super::snapshot::{Committed, Snapshot};
+use super::tree::Tree;
+use super::{BuildError, Fetch, Request};
+
+/// Layers, bottom first.
+pub(super) type Layers = Arc<[Arc<Snapshot>]>;
+
+/// A build under way.
+pub(super) struct Engine<'a> {
+    pub(super) store: &'a Store,
+    pub(super) request: &'a Request<'a>,
+    pub(super) events: &'a dyn Events,
+    pub(super) cancel: &'a AtomicBool,
+    pub(super) work: Work,
+    pub(super) contexts: Contexts<'a>,
+    fetch: &'a dyn Fetch,
+    /// Set when a step failed: nothing new begins.
+    failed: AtomicBool,
+    /// Vertices whose layer's files somebody will read.
+    needs_files: BTreeSet<VertexId>,
+}
+
+/// What a vertex came to.
+#[derive(Clone)]
+pub(super) struct Outcome {
+    pub(super) layers: Layers,
+    pub(super) key: Digest,
+}
+
+/// What to do about a vertex that was not in the cache.
+pub(super) enum Made {
+    /// Files are in a directory; what changed is to be found in it.
+    Upper { dir: PathBuf },
+    /// The layer's entries are known.
+    Changes(Vec<Change>),
+}
+
+struct Board {
+    outcomes: BTreeMap<VertexId, Outcome>,
+    waiting: Vec<VertexId>,
+    running: usize,
+    error: Option<BuildError>,
+}
+
+impl<'a> Engine<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        request: &'a Request<'a>,
+        fetch: &'a dyn Fetch,
+        events: &'a dyn Events,
+        cancel: &'a AtomicBool,
+    ) -> Result<Engine<'a>, BuildError> {
+        let graph = request.graph;
+        let mut needs_files = BTreeSet::new();
+        let mut chain = |mut at: Option<VertexId>| {
+            while let Some(id) = at {
+                if !needs_files.insert(id) {
+                    break;
+                }
+                at = graph.vertex(id).base;
+            }
+        };
+        for vertex in &graph.vertices {
+            match &vertex.op {
+                Op::Run(run) => {
+                    chain(vertex.base);
+                    for mount in &run.mounts {
+                        if let RunMount::Bind {
+                            origin: Origin::Vertex(from),
+                            ..
+                        }
+                        | RunMount::Cache {
+                            from: Some((Origin::Vertex(from), _)),
+                            ..
+                        } = mount
+                        {
+                            chain(*from);
+                        }
+                    }
+                }
+                Op::Copy(copy) => {
+                    if let Origin::Vertex(from) = copy.origin {
+                        chain(from);
+                    }
+                }
+                Op::Image(_) | Op::Workdir(_) => {}
+            }
+        }
+        let contexts = Contexts::new(store, request, events, graph.vertices.len());
+        let work = store.work()?;
+        let failed = AtomicBool::new(false);
+        Ok(Engine {
+            store,
+            request,
+            events,
+            cancel,
+            work,
+            contexts,
+            fetch,
+            failed,
+            needs_files,
+        })
+    }
+
+    /// Runs the graph and puts the result together.
+    pub(super) fn build(&self) -> Result<Built, BuildError> {
+        let graph = self.request.graph;
+        let needed: Vec<VertexId> = (0..graph.vertices.len()).map(VertexId).collect();
+        let board = Mutex::new(Board {
+            outcomes: BTreeMap::new(),
+            waiting: needed,
+            running: 0,
+            error: None,
+        });
+        let changed = Condvar::new();
+        std::thread::scope(|scope| {
+            let workers = self.request.jobs.clamp(1, graph.vertices.len().max(1));
+            for _ in 1..workers {
+                scope.spawn(|| self.work_off(scope, &board, &changed));
+            }
+            self.work_off(scope, &board, &changed);
+        });
+        let board = board
+            .into_inner()
+            .expect("no worker panics while it holds the board");
+        if let Some(error) = board.error {
+            return Err(error);
+        }
+        self.contexts.save()?;
+        let step = StepId(graph.vertices.len() + self.contexts.len());
+        self.assemble(&board.outcomes, step)
+    }
+
+    // A worker: takes the first vertex whose inputs are there, until none is left.
+    fn work_off<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        board: &Mutex<Board>,
+        changed: &Condvar,
+    ) {
+        let graph = self.request.graph;
+        let mut held = board
+            .lock()
+            .expect("no worker panics while it holds the board");
+        loop {
+            if held.error.is_some() || held.waiting.is_empty() {
+                break;
+            }
+            let ready = held.waiting.iter().position(|id| {
+                graph
+                    .inputs(*id)
+                    .iter()
+                    .all(|input| held.outcomes.contains_key(input))
+            });
+            let Some(at) = ready else {
+                held = changed
+                    .wait(held)
+                    .expect("no worker panics while it holds the board");
+                continue;
+            };
+            let id = held.waiting.remove(at);
+            held.running += 1;
+            let vertex = graph.vertex(id);
+            let outcome = |id: &VertexId| held.outcomes[id].clone();
+            let base = vertex.base.as_ref().map(outcome);
+            let inputs: BTreeMap<VertexId, Outcome> = graph
+                .inputs(id)
+                .into_iter()
+                .map(|input| (input, held.outcomes[&input].clone()))
+                .collect();
+            drop(held);
+            let result = self.vertex(scope, id, base, &inputs);
+            held = board
+                .lock()
+                .expect("no worker panics while it holds the board");
+            held.running -= 1;
+            match result {
+                Ok(outcome) => drop(held.outcomes.insert(id, outcome)),
+                Err(error) => {
+                    self.failed.store(true, Ordering::Relaxed);
+                    // What the user did not ask to end counts more than what ended because of it.
+                    if held.error.as_ref().is_none_or(BuildError::is_canceled) {
+                        held.error = Some(error);
+                    }
+                }
+            }
+            changed.notify_all();
+        }
+        changed.notify_all();
+    }
+
+    /// Whether the build is being given up.
+    pub(super) fn is_canceled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed)
+    }
+
+    fn vertex<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        id: VertexId,
+        base: Option<Outcome>,
+        inputs: &BTreeMap<VertexId, Outcome>,
+    ) -> Result<Outcome, BuildError> {
+        let vertex = self.request.graph.vertex(id);
+        let step = StepId(id.0);
+        if self.is_canceled() {
+            return Err(BuildError::Canceled);
+        }
+        self.events.event(EventKind::Started {
+            step,
+            name: vertex.name.clone(),
+        });
+        let mut log_tail = Vec::new();
+        match self.evaluate(scope, id, base, inputs, &mut log_tail) {
+            Ok((outcome, cached)) => {
+                self.events.event(EventKind::Finished { step, cached });
+                Ok(outcome)
+            }
+            Err(error) if error.is_canceled() => {
+                self.events.event(EventKind::Canceled { step });
+                Err(error)
+            }
+            Err(error) => {
+                self.events.event(EventKind::Failed {
+                    step,
+                    message: error.to_string(),
+                });
+                let (name, lines) = (vertex.name.clone(), vertex.lines.clone());
+                Err(BuildError::Step {
+                    name,
+                    lines,
+                    log_tail,
+                    source: Arc::new(error),
+                })
+            }
+        }
+    }
+
+    fn evaluate<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        id: VertexId,
+        base: Option<Outcome>,
+        inputs: &BTreeMap<VertexId, Outcome>,
+        log_tail: &mut Vec<String>,
+    ) -> Result<(Outcome, bool), BuildError> {
+        let vertex = self.request.graph.vertex(id);
+        let below = base.as_ref().map_or_else(none, |b| b.layers.clone());
+        let mut key = Key::new(match &vertex.op {
+            Op::Image(image) => {
+                let layers = image_layers(image);
+                let mut key = Key::new("image 1");
+                image
+                    .config
+                    .rootfs
+                    .diff_ids
+                    .iter()
+                    .for_each(|id| key.add("layer", &id.to_string()));
+                return Ok((
+                    Outcome {
+                        layers,
+                        key: key.finish().0,
+                    },
+                    false,
+                ));
+            }
+            Op::Run(_) => "run 1",
+            Op::Copy(_) => "copy 1",
+            Op::Workdir(_) => "workdir 1",
+        });
+        let linked = matches!(&vertex.op, Op::Copy(copy) if copy.link);
+        let below_key = base
+            .as_ref()
+            .map_or_else(|| "scratch".to_owned(), |b| b.key.to_string());
+        match linked {
+            true => key.add("link", "true"),
+            false => key.add("base", &below_key),
+        }
+        let prepared = match &vertex.op {
+            Op::Copy(copy) => Some(self.prepare_copy(id, copy, &below, inputs, &mut key)?),
+            Op::Run(run) => {
+                self.run_key(run, vertex, inputs, &mut key)?;
+                None
+            }
+            Op::Workdir(workdir) => {
+                key.add("path", &workdir.path);
+                key.add("user", &workdir.user);
+                None
+            }
+            Op::Image(_) => None,
+        };
+        let (key, labels) = key.finish();
+        // A layer that does not look at the base has a key of its own; what is above it depends on both.
+        let outcome_key = if linked {
+            Digest::of(format!("{below_key} {key}").as_bytes())
+        } else {
+            key
+        };
+        let mut lock = None;
+        if !vertex.no_cache {
+            if let Some(hit) = self.hit(&key, &below, linked)? {
+                return Ok((
+                    Outcome {
+                        layers: push(&below, hit),
+                        key: outcome_key,
+                    },
+                    true,
+                ));
+            }
+            lock = Some(self.store.cache_lock(&key, self.cancel)?);
+            // Whoever held the lock may have done the work.
+            if let Some(hit) = self.hit(&key, &below, linked)? {
+                return Ok((
+                    Outcome {
+                        layers: push(&below, hit),
+                        key: outcome_key,
+                    },
+                    true,
+                ));
+            }
+        }
+        let made = match &vertex.op {
+            Op::Run(run) => self.run(id, run, &below, inputs, log_tail)?,
+            Op::Copy(copy) => Made::Changes(self.copy(copy, &below, prepared, inputs)?),
+            Op::Workdir(workdir) => Made::Changes(self.workdir(workdir, &below)?),
+            Op::Image(_) => Made::Changes(Vec::new()),
+        };
+        let record = PendingRecord {
+            key,
+            labels,
+            linked,
+            step: vertex.created_by.clone(),
+            lock,
+        };
+        let snapshot = self.commit(scope, id, made, &below, record)?;
+        Ok((
+            Outcome {
+                layers: push(&below, snapshot),
+                key: outcome_key,
+            },
+            false,
+        ))
+    }
+
+    // An earlier result, if it lies on the same layers and its blob is still there.
+    fn hit(
+        &self,
+        key: &Digest,
+        below: &Layers,
+        linked: bool,
+    ) -> Result<Option<Arc<Snapshot>>, BuildError> {
+        let Some(record) = self.store.cache_get(key)? else {
+            return Ok(None);
+        };
+        let Some(blob) = record.blob.clone() else {
+            return Ok(None);
+        };
+        let below = chain(below)?;
+        if !linked && record.below != below {
+            return Ok(None);
+        }
+        let diff_id = record.diff_id;
+        let chain = below.map_or(ChainId(diff_id.0), |b| b.push(diff_id));
+        let committed = Committed {
+            diff_id,
+            chain,
+            below,
+            blob,
+            created: record.created,
+            image: None,
+        };
+        Ok(Some(Snapshot::committed(committed)))
+    }
+
+    // Packs what a step made. Files that later steps need are there when this returns; the rest goes on in the background.
+    fn commit<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        id: VertexId,
+        made: Made,
+        below: &Layers,
+        record: PendingRecord,
+    ) -> Result<Arc<Snapshot>, BuildError> {
+        let created = now();
+        let below = below.clone();
+        match made {
+            Made::Upper { dir } => {
+                let snapshot = Snapshot::active(Some(dir.clone()));
+                let shared = snapshot.clone();
+                scope.spawn(move || {
+                    shared.commit(|| {
+                        let lower = self.stack(&below)?;
+                        let upper = open_dir(&dir)?;
+                        let options = DiffOptions {
+                            ownership: self.ownership(),
+                            ..DiffOptions::default()
+                        };
+                        let changes = crate::layer::diff(&Arc::new(upper), &lower, &options)?;
+                        let packed = self.pack(changes, None)?;
+                        self.publish(packed, Some(dir), &below, created, record, &shared)
+                    });
+                });
+                Ok(snapshot)
+            }
+            Made::Changes(changes) if self.needs_files.contains(&id) => {
+                let dir = self.work.directory("layer")?.join("fs");
+                make_layer_dir(&dir)?;
+                let packed = self.pack(changes, Some(&dir))?;
+                let snapshot = Snapshot::active(Some(dir.clone()));
+                snapshot
+                    .commit(|| self.publish(packed, Some(dir), &below, created, record, &snapshot));
+                snapshot.wait()?;
+                Ok(snapshot)
+            }
+            Made::Changes(changes) => {
+                let snapshot = Snapshot::active(None);
+                let toc = Toc::from_entries(changes.iter().map(|c| c.entry.clone()).collect());
+                snapshot.set_toc(Arc::new(toc));
+                let shared = snapshot.clone();
+                scope.spawn(move || {
+                    shared.commit(|| {
+                        let packed = self.pack(changes, None)?;
+                        self.publish(packed, None, &below, created, record, &shared)
+                    });
+                });
+                Ok(snapshot)
+            }
+        }
+    }
+
+    fn pack(
+        &self,
+        changes: Vec<Change>,
+        materialise: Option<&std::path::Path>,
+    ) -> Result<(crate::layer::Packed, crate::store::Prehashed), BuildError> {
+        let mut ingest = self.store.ingest_prehashed()?;
+        let options = PackOptions {
+            compression: self.request.image.compression,
+            ..PackOptions::default()
+        };
+        let target = materialise.map(|dir| self.target(dir)).transpose()?;
+        let out = WhileWanted {
+            inner: &mut ingest,
+            cancel: self.cancel,
+        };
+        let packed = crate::layer::pack(changes, out, &options, target.as_ref());
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(BuildError::Canceled);
+        }
+        Ok((packed?, ingest))
+    }
+
+    /// Writes changes as files below `dir`, an overlay lower directory.
+    pub(super) fn materialise(
+        &self,
+        changes: Vec<Change>,
+        dir: &std::path::Path,
+    ) -> Result<(), BuildError> {
+        let options = PackOptions {
+            compression: Compression::None,
+            ..PackOptions::default()
+        };
+        crate::layer::pack(changes, std::io::sink(), &options, Some(&self.target(dir)?))?;
+        Ok(())
+    }
+
+    fn target(&self, dir: &std::path::Path) -> Result<Materialise, BuildError> {
+        let privilege = &self.request.privilege;
+        let tree = TreeOptions {
+            ownership: self.ownership(),
+            whiteouts: if privilege.userxattr() {
+                Whiteouts::OverlayUser
+            } else {
+                Whiteouts::OverlayTrusted
+            },
+            devices: if privilege.can_mknod() {
+                Devices::Create
+            } else {
+                Devices::Skip
+            },
+        };
+        let root = Root::open(dir).map_err(|source| BuildError::Host {
+            action: "open",
+            path: dir.to_owned(),
+            source,
+        })?;
+        Ok(Materialise { root, tree })
+    }
+
+    fn ownership(&self) -> Ownership {
+        if self.request.privilege.can_chown() {
+            Ownership::Real
+        } else {
+            Ownership::Xattr
+        }
+    }
+
+    fn publish(
+        &self,
+        (packed, ingest): (crate::layer::Packed, crate::store::Prehashed),
+        fs: Option<PathBuf>,
+        below: &Layers,
+        created: i64,
+        record: PendingRecord,
+        snapshot: &Snapshot,
+    ) -> Result<Committed, BuildError> {
+        let blob = Descriptor::new(packed.media_type.clone(), packed.digest, packed.size_bytes);
+        ingest.commit_as(packed.digest, packed.size_bytes)?;
+        let diff_id = packed.diff_id;
+        let toc = Arc::new(packed.toc);
+        match fs {
+            Some(dir) => {
+                // If the layer was there already, a running step may still stand on ours: it stays until the build's end.
+                let published = self.store.publish_layer(&dir, toc.clone(), &diff_id)?;
+                snapshot.set_fs(published.fs().to_owned());
+            }
+            None => self.store.put_toc(&diff_id, toc.clone())?,
+        }
+        snapshot.set_toc(toc);
+        self.store.add_blob_of(&diff_id, &blob)?;
+        let below = chain(below)?;
+        let chain = below.map_or(ChainId(diff_id.0), |b| b.push(diff_id));
+        let PendingRecord {
+            key,
+            labels,
+            linked,
+            step,
+            lock,
+        } = record;
+        self.store.cache_put(&Record {
+            key,
+            diff_id,
+            below: if linked { None } else { below },
+            blob: Some(blob.clone()),
+            created,
+            inputs: labels,
+            step,
+        })?;
+        drop(lock);
+        Ok(Committed {
+            diff_id,
+            chain,
+            below,
+            blob,
+            created,
+            image: None,
+        })
+    }
+
+    /// The tables of contents of a stack; layers that have none yet are waited for or unpacked.
+    pub(super) fn stack(&self, layers: &Layers) -> Result<Stack, BuildError> {
+        let mut stack = Stack::new(Vec::new());
+        for (at, snapshot) in layers.iter().enumerate() {
+            let toc = match snapshot.wait_toc()? {
+                Some(toc) => toc,
+                None => self.toc(&layers[..=at])?,
+            };
+            stack.push(toc);
+        }
+        Ok(stack)
+    }
+
+    // The table of the topmost of `layers`, which is committed.
+    fn toc(&self, layers: &[Arc<Snapshot>]) -> Result<Arc<Toc>, BuildError> {
+        let Some(top) = layers.last() else {
+            return Ok(Arc::new(Toc::from_entries(Vec::new())));
+        };
+        let committed = top.wait()?;
+        if let Some(toc) = self.store.toc(&committed.diff_id)? {
+            top.set_toc(toc.clone());
+            return Ok(toc);
+        }
+        self.directories(layers)?;
+        top.toc().ok_or_else(|| BuildError::NoDigest {
+            path: committed.diff_id.to_string(),
+        })
+    }
+
+    /// The directories of a stack's layers, each unpacked if it was not.
+    pub(super) fn directories(&self, layers: &[Arc<Snapshot>]) -> Result<Vec<PathBuf>, BuildError> {
+        if let Some(last) = layers.iter().rposition(|layer| layer.fs().is_none()) {
+            let mut blobs = Vec::new();
+            for snapshot in &layers[..=last] {
+                let committed = snapshot.wait()?;
+                let there = self
+                    .store
+                    .layer_on(&committed.diff_id, committed.below)?
+                    .is_some();
+                if snapshot.fs().is_none() && !there {
+                    self.fetch_blob(&committed)?;
+                }
+                blobs.push((committed.blob.clone(), committed.diff_id));
+            }
+            let unpacked = self.store.unpack_image(&blobs, &|_| ())?;
+            for (snapshot, layer) in layers.iter().zip(unpacked) {
+                if snapshot.fs().is_none() {
+                    snapshot.set_toc(layer.toc()?);
+                    snapshot.set_fs(layer.fs().to_owned());
+                }
+            }
+        }
+        Ok(layers.iter().filter_map(|layer| layer.fs()).collect())
+    }
+
+    /// Makes sure that a layer's blob is in the store.
+    pub(super) fn fetch_blob(&self, committed: &Committed) -> Result<(), BuildError> {
+        if self.store.has_blob(&committed.blob) {
+            return Ok(());
+        }
+        let missing = |source| BuildError::Fetching {
+            image: committed
+                .image
+                .as_ref()
+                .map_or_else(|| "this build".to_owned(), |(i, _)| i.name.clone()),
+            layer: committed.blob.digest.to_string(),
+            source,
+        };
+        match &committed.image {
+            Some((image, index)) => self.fetch.layer(image, *index, &|_| ()).map_err(missing),
+            None => Err(missing("its blob is gone from the store".into())),
+        }
+    }
+
+    /// The files of a stack.
+    pub(super) fn tree(&self, layers: &Layers) -> Result<Tree, BuildError> {
+        let directories = self.directories(layers)?;
+        let roots = directories
+            .iter()
+            .map(|d| open_dir(d).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Tree::of_layers(self.stack(layers)?, roots))
+    }
+
+    /// What an origin's files are, for looking; contents of layers can be read only if `files`.
+    pub(super) fn origin(
+        &self,
+        origin: &Origin,
+        inputs: &BTreeMap<VertexId, Outcome>,
+        files: bool,
+    ) -> Result<Arc<Tree>, BuildError> {
+        match origin {
+            Origin::Context => self.contexts.tree(None),
+            Origin::Named(name) => self.contexts.tree(Some(name)),
+            Origin::Vertex(None) => Ok(Arc::new(Tree::empty())),
+            Origin::Vertex(Some(id)) => {
+                let layers = &inputs[id].layers;
+                Ok(Arc::new(if files {
+                    self.tree(layers)?
+                } else {
+                    Tree::of_layers(self.stack(layers)?, Vec::new())
+                }))
+            }
+        }
+    }
+
+    /// The vertex, for messages.
+    pub(super) fn vertex_of(&self, id: VertexId) -> &'a Vertex {
+        self.request.graph.vertex(id)
+    }
+}
+
+/// A blob being written until the user ends the build. The failure of another step is no reason: what a step made is good
+/// for the next build.
+struct WhileWanted<'a, W> {
+    inner: W,
+    cancel: &'a AtomicBool,
+}
+
+impl<W: std::io::Write> std::io::Write for WhileWanted<'_, W> {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("build canceled"));
+        }
+        self.inner.write(data)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// A record whose layer is still being packed. The lock is held until the record is there.
+struct PendingRecord {
+    key: Digest,
+    labels: Vec<(String, String)>,
+    linked: bool,
+    step: String,
+    lock: Option<KeyLock>,
+}
+
+fn image_layers(image: &Arc<crate::plan::ResolvedImage>) -> Layers {
+    let mut below = None;
+    let layers = image
+        .layers
+        .iter()
+        .zip(&image.config.rootfs.diff_ids)
+        .enumerate()
+        .map(|(index, (blob, diff_id))| {
+            let chain = below.map_or(ChainId(diff_id.0), |b: ChainId| b.push(*diff_id));
+            let image = Some((image.clone(), index));
+            let committed = Committed {
+                diff_id: *diff_id,
+                chain,
+                below,
+                blob: blob.clone(),
+                created: 0,
+                image,
+            };
+            below = Some(chain);
+            Snapshot::committed(committed)
+        });
+    layers.collect()
+}
+
+/// An empty stack.
+pub(super) fn none() -> Layers {
+    Arc::new([])
+}
+
+fn push(below: &Layers, top: Arc<Snapshot>) -> Layers {
+    below.iter().cloned().chain([top]).collect()
+}
+
+/// The identity of a stack; waits for its commits.
+pub(super) fn chain(layers: &Layers) -> Result<Option<ChainId>, BuildError> {
+    layers
+        .last()
+        .map(|top| top.wait().map(|committed| committed.chain))
+        .transpose()
+}
+
+/// A directory, to look into.
+pub(super) fn open_dir(path: &std::path::Path) -> Result<OwnedFd, BuildError> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| BuildError::Host {
+        action: "open",
+        path: path.to_owned(),
+        source: e.into(),
+    })
+}
+
+/// An empty directory that will be a layer: the root's permissions count, whatever the umask.
+pub(super) fn make_layer_dir(path: &std::path::Path) -> Result<(), BuildError> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = |source| BuildError::Host {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    };
+    std::fs::create_dir(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).map_err(failed)
+}
+
+/// Now, in seconds since 1970.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,255 @@
+//! What can end a build.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::layer::LayerError;
+use crate::sandbox::SandboxError;
+use crate::store::StoreError;
+
+use super::copy::CopyError;
+use super::mode::ModeError;
+
+/// Why a build ended without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A step failed.
+    #[error("{source}")]
+    Step {
+        /// As events and the plan name it: `[build 2/5] RUN make`.
+        name: String,
+        /// The lines of the Dockerfile, from 1, end exclusive; empty for what no line says.
+        lines: std::ops::Range<u32>,
+        /// The last lines of its output.
+        log_tail: Vec<String>,
+        /// Why.
+        source: Arc<BuildError>,
+    },
+    /// The user ended it.
+    #[error("build canceled")]
+    Canceled,
+    /// A command ended with a status other than 0.
+    #[error("process \"{command}\" did not complete successfully: exit code: {code}")]
+    ExitCode {
+        /// The command, shell included.
+        command: String,
+        /// Its status; 128 + N when signal N ended it.
+        code: i32,
+    },
+    /// A COPY, ADD or WORKDIR that cannot be done.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// A `--chmod` that is none.
+    #[error(transparent)]
+    Mode(#[from] ModeError),
+    /// A source that is in the context but hidden by `.dockerignore`.
+    #[error("{path:?}: not found in the build context: excluded by line {line} of {file}")]
+    Ignored {
+        /// As written.
+        path: String,
+        /// The line of the ignore file, from 1.
+        line: usize,
+        /// The ignore file.
+        file: String,
+    },
+    /// A file of a context that cannot be read.
+    #[error("cannot read {} in the build context", path.display())]
+    Context {
+        /// On the host.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A context that the build does not have.
+    #[error("no build context named {name:?}: give one with --build-context {name}=PATH")]
+    NoContext {
+        /// Its name.
+        name: String,
+    },
+    /// A context that is not a folder.
+    #[error("the build context {} is not a directory", path.display())]
+    NotAFolder {
+        /// On the host.
+        path: PathBuf,
+    },
+    /// A graph without a target.
+    #[error("nothing to build: the plan has no output")]
+    NoOutput,
+    /// A context that should be an archive.
+    #[error("the build context is no tar archive (plain, gzip, bzip2, xz or zstd)")]
+    NotAnArchive,
+    /// A file of the image that a step needs and cannot read.
+    #[error("cannot read {path} of the image")]
+    ReadRootfs {
+        /// In the image.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A layer's table that says nothing about a file's content.
+    #[error(
+        "the table of contents does not know the content of {path}; run `strata check --repair`"
+    )]
+    NoDigest {
+        /// In the image.
+        path: String,
+    },
+    /// `USER` names nobody that the image knows.
+    #[error("unable to find user {user}: no matching entries in passwd file")]
+    NoUser {
+        /// As written.
+        user: String,
+    },
+    /// `USER` names no group that the image knows.
+    #[error("unable to find group {group}: no matching entries in group file")]
+    NoGroup {
+        /// As written.
+        group: String,
+    },
+    /// A secret that a step requires.
+    #[error(
+        "secret {id}: not found: give it with --secret id={id},src=FILE or id={id},env=VARIABLE"
+    )]
+    NoSecret {
+        /// Its id.
+        id: String,
+    },
+    /// A secret that cannot be read.
+    #[error("cannot read secret {id} from {from}")]
+    ReadSecret {
+        /// Its id.
+        id: String,
+        /// The file or variable.
+        from: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A secret that is larger than any secret should be.
+    #[error("secret {id} is too big: at most 500 KiB")]
+    SecretSize {
+        /// Its id.
+        id: String,
+    },
+    /// An agent that a step requires.
+    #[error("no ssh agent {id:?} was forwarded: give it with --ssh {id}")]
+    NoSsh {
+        /// Its id.
+        id: String,
+    },
+    /// An agent that cannot be reached.
+    #[error("cannot forward the ssh agent {id:?} at {path}")]
+    Ssh {
+        /// Its id.
+        id: String,
+        /// The socket.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A mount whose source is not there.
+    #[error("mount source {path:?}: not found")]
+    MountSource {
+        /// As written.
+        path: String,
+    },
+    /// A download failed.
+    #[error("cannot fetch {url}: {why}")]
+    Fetch {
+        /// Without credentials.
+        url: String,
+        /// The server's or the network's answer.
+        why: String,
+    },
+    /// A download with other content than `--checksum` says.
+    #[error("digest mismatch for {url}: expected {expected}, got {actual}")]
+    Checksum {
+        /// Without credentials.
+        url: String,
+        /// What was asked for.
+        expected: String,
+        /// What came.
+        actual: String,
+    },
+    /// A git operation failed.
+    #[error("git: cannot {action} {url}: {why}")]
+    Git {
+        /// What was tried.
+        action: &'static str,
+        /// Without credentials.
+        url: String,
+        /// git's own words.
+        why: String,
+    },
+    /// An address of a repository that cannot be understood.
+    #[error("invalid git URL {url}: {why}")]
+    GitUrl {
+        /// Without credentials.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A host file that a step needs.
+    #[error("cannot {action} {}", path.display())]
+    Host {
+        /// What was tried.
+        action: &'static str,
+        /// On the host.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `host-gateway` without a network to have a gateway.
+    #[error("unable to derive the address of host-gateway for {name}")]
+    HostGateway {
+        /// The host's name.
+        name: String,
+    },
+    /// An image's layers cannot be had.
+    #[error("cannot get layer {layer} of {image}")]
+    Fetching {
+        /// The image.
+        image: String,
+        /// Its digest.
+        layer: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A layer cannot be read or written.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The sandbox failed.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// Another step's error, which ended this one too.
+    #[error(transparent)]
+    Shared(#[from] Arc<BuildError>),
+}
+
+impl BuildError {
+    /// The error of a step, if it is one, looked for through what wraps it.
+    pub fn step(&self) -> Option<&BuildError> {
+        match self {
+            BuildError::Step { .. } => Some(self),
+            BuildError::Shared(inner) => inner.step(),
+            _ => None,
+        }
+    }
+
+    /// Whether the user's own request ended the build.
+    pub fn is_canceled(&self) -> bool {
+        match self {
+            BuildError::Canceled => true,
+            BuildError::Step { source, .. } | BuildError::Shared(source) => source.is_canceled(),
+            _ => false,
+        }
+    }
+}

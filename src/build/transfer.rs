@@ -1,0 +1,398 @@
+//! COPY, ADD and WORKDIR as steps: their sources, their keys, their layers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::layer::{Change, Kind, Source, Stack, Toc};
+use crate::plan::graph::{CopyOp, CopySource, Origin, VertexId, WorkdirOp};
+
+use super::copy::{self, Content, Item, Manner};
+use super::draft::Draft;
+use super::engine::{Engine, Layers, Outcome, now, open_dir};
+use super::event::{EventKind, StepId};
+use super::folder::Folder;
+use super::git::{self, GitUrl};
+use super::key::{FilesHash, Key};
+use super::tree::Tree;
+use super::{BuildError, CopyError, archive, users};
+
+/// The sources of a COPY or an ADD, selected and hashed.
+pub(super) struct Prepared(Vec<Part>);
+
+struct Part {
+    tree: Arc<Tree>,
+    items: Vec<Item>,
+    unpack: Unpack,
+    /// What identifies a checkout: commit, folder and what is fetched besides.
+    commit: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unpack {
+    Never,
+    /// If its content says it is an archive.
+    IfArchive,
+}
+
+impl Engine<'_> {
+    /// Finds the sources of a step and adds what they hold to its key.
+    pub(super) fn prepare_copy(
+        &self,
+        id: VertexId,
+        op: &CopyOp,
+        below: &Layers,
+        inputs: &BTreeMap<VertexId, Outcome>,
+        key: &mut Key,
+    ) -> Result<Prepared, BuildError> {
+        key.add("destination", &op.destination);
+        if let Some(chown) = &op.chown {
+            key.add("chown", chown);
+            if op.link && users::needs_names(chown) {
+                // Names are looked up below even where nothing else is.
+                let (uid, gid) = users::owner(chown, &self.tree(below)?)?;
+                key.add("owner", &format!("{uid}:{gid}"));
+            }
+        }
+        if let Some(chmod) = &op.chmod {
+            key.add("chmod", chmod);
+        }
+        for (label, set) in [("add", op.add), ("parents", op.parents)] {
+            if set {
+                key.add(label, "true");
+            }
+        }
+        if let Some(unpack) = op.unpack {
+            key.add("unpack", &unpack.to_string());
+        }
+        op.excludes
+            .iter()
+            .for_each(|pattern| key.add("exclude", pattern));
+        let mut parts = Vec::new();
+        for source in &op.sources {
+            let part = match source {
+                CopySource::Path(path) => {
+                    let tree = self.origin(&op.origin, inputs, false)?;
+                    let items = copy::select(op, source, &tree)
+                        .map_err(|e| self.explain_missing(e, path, &op.origin))?;
+                    let unpack = if op.add && op.unpack != Some(false) {
+                        Unpack::IfArchive
+                    } else {
+                        Unpack::Never
+                    };
+                    Part {
+                        tree,
+                        items,
+                        unpack,
+                        commit: None,
+                    }
+                }
+                CopySource::Inline { .. } => {
+                    let tree = Arc::new(Tree::empty());
+                    Part {
+                        items: copy::select(op, source, &tree)?,
+                        tree,
+                        unpack: Unpack::Never,
+                        commit: None,
+                    }
+                }
+                CopySource::Http { url, checksum } => {
+                    self.download(id, op, url, checksum.as_ref())?
+                }
+                CopySource::Git {
+                    url,
+                    keep_git_dir,
+                    checksum,
+                } => self.clone_repository(op, url, *keep_git_dir, checksum)?,
+            };
+            let mut hash = FilesHash::new();
+            for item in part.items.iter().filter(|_| part.commit.is_none()) {
+                hash.name(&item.name);
+                match &item.content {
+                    Content::Bytes {
+                        meta,
+                        digest,
+                        size_bytes,
+                        ..
+                    } => {
+                        let kind = Kind::File {
+                            size_bytes: *size_bytes,
+                            content: Some(*digest),
+                        };
+                        let entry = crate::layer::Entry {
+                            path: Vec::new(),
+                            meta: meta.clone(),
+                            kind,
+                        };
+                        hash.entry(b"", &entry, Some(*digest));
+                    }
+                    Content::Files(files) => hash_files(&mut hash, &part.tree, files)?,
+                }
+            }
+            let label = match source {
+                CopySource::Path(path) => format!("files {path}"),
+                CopySource::Inline { name, .. } => format!("heredoc {name}"),
+                CopySource::Http { url, .. } => format!("file {}", git::redacted(url)),
+                CopySource::Git { url, .. } => format!("repository {}", git::redacted(url)),
+            };
+            // A commit says what is in a checkout, and in its `.git` there is more than the content of the commit.
+            let content = part
+                .commit
+                .clone()
+                .unwrap_or_else(|| hash.finish().to_string());
+            key.add(&label, &content);
+            parts.push(part);
+        }
+        Ok(Prepared(parts))
+    }
+
+    // A file that is there, but hidden: says which line hid it.
+    fn explain_missing(&self, error: BuildError, path: &str, origin: &Origin) -> BuildError {
+        match (&error, origin) {
+            (BuildError::Copy(CopyError::NotFound { .. }), Origin::Context) => {
+                self.contexts.explain(path).unwrap_or(error)
+            }
+            _ => error,
+        }
+    }
+
+    fn download(
+        &self,
+        id: VertexId,
+        op: &CopyOp,
+        url: &str,
+        checksum: Option<&crate::oci::Digest>,
+    ) -> Result<Part, BuildError> {
+        let dir = self.work.directory("download")?;
+        let file = dir.join("file");
+        let progress = |done_bytes, total_bytes| {
+            self.events.event(EventKind::Progress {
+                step: StepId(id.0),
+                part: git::redacted(url),
+                done_bytes,
+                total_bytes,
+            });
+        };
+        let fetched = super::fetch::fetch(
+            &self.request.http,
+            url,
+            &file,
+            &self.request.secrets,
+            self.cancel,
+            &progress,
+        )?;
+        if let Some(expected) = checksum
+            && *expected != fetched.digest
+        {
+            return Err(BuildError::Checksum {
+                url: git::redacted(url),
+                expected: expected.to_string(),
+                actual: fetched.digest.to_string(),
+            });
+        }
+        let meta = crate::layer::Meta {
+            mode: 0o600,
+            mtime: fetched.modified.unwrap_or(0),
+            ..Default::default()
+        };
+        let source = Source::File {
+            root: Arc::new(open_dir(&dir)?),
+            path: b"file".to_vec(),
+        };
+        let content = Content::Bytes {
+            meta,
+            size_bytes: fetched.size_bytes,
+            digest: fetched.digest,
+            source,
+        };
+        let items = vec![Item {
+            name: fetched.name.into_bytes(),
+            content,
+        }];
+        let unpack = if op.unpack == Some(true) {
+            Unpack::IfArchive
+        } else {
+            Unpack::Never
+        };
+        Ok(Part {
+            tree: Arc::new(Tree::empty()),
+            items,
+            unpack,
+            commit: None,
+        })
+    }
+
+    fn clone_repository(
+        &self,
+        op: &CopyOp,
+        url: &str,
+        keep_git_dir: bool,
+        checksum: &Option<String>,
+    ) -> Result<Part, BuildError> {
+        let mut url = GitUrl::parse(url)?;
+        url.keep_git_dir |= keep_git_dir;
+        if checksum.is_some() {
+            url.checksum.clone_from(checksum);
+        }
+        let dir = self.work.directory("git")?;
+        let agent = self.request.ssh.socket("default");
+        let checkout = git::checkout(&url, &dir, &self.request.secrets, agent, self.cancel)?;
+        let tree = repository_tree(&checkout.folder)?;
+        let commit = format!(
+            "{} {:?} {} {}",
+            checkout.commit, url.subdir, url.submodules, url.keep_git_dir
+        );
+        Ok(Part {
+            commit: Some(commit),
+            items: vec![copy::select_all(&tree, op)?],
+            tree: Arc::new(tree),
+            unpack: Unpack::Never,
+        })
+    }
+
+    /// Makes the layer of a COPY or an ADD.
+    pub(super) fn copy(
+        &self,
+        op: &CopyOp,
+        below: &Layers,
+        prepared: Option<Prepared>,
+        inputs: &BTreeMap<VertexId, Outcome>,
+    ) -> Result<Vec<Change>, BuildError> {
+        let stack = if op.link {
+            Stack::new(Vec::new())
+        } else {
+            self.stack(below)?
+        };
+        let mut draft = Draft::new(&stack, now());
+        let owner = match &op.chown {
+            Some(chown) if users::needs_names(chown) => {
+                Some(users::owner(chown, &self.tree(below)?)?)
+            }
+            Some(chown) => Some(users::owner(chown, &Tree::empty())?),
+            None => None,
+        };
+        let mode = op.chmod.as_deref().map(str::parse).transpose()?;
+        let manner = Manner { owner, mode };
+        let destination = op.destination.as_bytes();
+        let origin = match op.origin {
+            Origin::Vertex(_) => Some(self.origin(&op.origin, inputs, true)?),
+            _ => None,
+        };
+        for Part {
+            tree,
+            items,
+            unpack,
+            ..
+        } in prepared.into_iter().flat_map(|p| p.0)
+        {
+            // Tables were enough to select; contents are read from the layers' directories.
+            let tree = if tree.reads_contents() {
+                tree
+            } else {
+                origin.clone().unwrap_or(tree)
+            };
+            for item in &items {
+                if self.is_canceled() {
+                    return Err(BuildError::Canceled);
+                }
+                if unpack == Unpack::IfArchive
+                    && let Some(archive) = self.unpacked(&tree, item)?
+                {
+                    copy::write_archive(&mut draft, &archive, destination, &manner)?;
+                    continue;
+                }
+                copy::write(&mut draft, &tree, item, destination, &manner)?;
+            }
+        }
+        Ok(draft.finish())
+    }
+
+    // The files of an archive; nothing if the item is none.
+    fn unpacked(&self, tree: &Tree, item: &Item) -> Result<Option<Tree>, BuildError> {
+        let source = match &item.content {
+            Content::Bytes { source, .. } => source.clone(),
+            Content::Files(files) => match tree.follow_hard_link(&files[0].1) {
+                Some(found) if matches!(found.entry.kind, Kind::File { .. }) => tree.source(&found),
+                _ => return Ok(None),
+            },
+        };
+        let Source::File { root, path } = source else {
+            return Ok(None);
+        };
+        let shown = super::draft::display(&path);
+        let failed = |source| BuildError::ReadRootfs {
+            path: shown.clone(),
+            source,
+        };
+        let mut file = crate::layer::open_file_read(&root, &path).map_err(failed)?;
+        if !archive::is_archive(&mut file).map_err(failed)? {
+            return Ok(None);
+        }
+        let dir = self.work.directory("archive")?;
+        let unpacked = archive::unpack(file, &dir)?;
+        let root = Arc::new(open_dir(&dir)?);
+        let stack = crate::layer::Stack::new(vec![Arc::new(unpacked.toc)]);
+        Ok(Some(Tree::of_layers(stack, vec![root])))
+    }
+
+    /// Makes the layer of a WORKDIR.
+    pub(super) fn workdir(
+        &self,
+        op: &WorkdirOp,
+        below: &Layers,
+    ) -> Result<Vec<Change>, BuildError> {
+        let stack = self.stack(below)?;
+        let mut draft = Draft::new(&stack, now());
+        let path = draft.resolve(op.path.as_bytes())?;
+        let (uid, gid) = if op.user.is_empty() || draft.lookup(&path).is_some() {
+            (0, 0)
+        } else {
+            // A name that nobody knows owns nothing: BuildKit's rule.
+            users::resolve(&op.user, &self.tree(below)?).map_or((0, 0), |user| (user.uid, user.gid))
+        };
+        draft.make_dirs(&path, 0o755, uid, gid)?;
+        Ok(draft.finish())
+    }
+}
+
+/// Adds files to a hash, with their contents.
+pub(super) fn hash_files(
+    hash: &mut FilesHash,
+    tree: &Tree,
+    files: &[(Vec<u8>, crate::layer::Found)],
+) -> Result<(), BuildError> {
+    for (path, found) in files {
+        let first = match &found.entry.kind {
+            Kind::HardLink { .. } => tree.follow_hard_link(found),
+            _ => Some(found.clone()),
+        };
+        let Some(first) = first else {
+            return Err(CopyError::DanglingHardLink {
+                path: super::draft::display(&found.entry.path),
+            }
+            .into());
+        };
+        let content = match &first.entry.kind {
+            Kind::File { .. } => Some(tree.digest(&first)?),
+            _ => None,
+        };
+        hash.entry(path, &first.entry, content);
+    }
+    Ok(())
+}
+
+/// A checkout as a tree, with the modes git knows, whatever the umask was.
+pub(super) fn repository_tree(folder: &Path) -> Result<Tree, BuildError> {
+    let (folder, toc) = Folder::walk(folder, None, None)?;
+    let entries = toc.entries().map(|mut entry| {
+        entry.meta.mode = match &entry.kind {
+            Kind::Symlink { .. } => 0o777,
+            Kind::Directory { .. } => 0o755,
+            _ if entry.meta.mode & 0o100 != 0 => 0o755,
+            _ => 0o644,
+        };
+        entry
+    });
+    let toc = Toc::from_entries(entries.collect());
+    Ok(Tree::of_folder(Arc::new(folder), toc))
+}

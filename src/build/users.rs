@@ -1,0 +1,192 @@
+//! Users and groups as the image knows them: `/etc/passwd` and `/etc/group` of a root filesystem.
+
+use super::BuildError;
+use super::tree::Tree;
+
+/// A user to run as.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct User {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Supplementary groups, sorted.
+    pub(super) groups: Vec<u32>,
+    pub(super) home: String,
+}
+
+struct Passwd {
+    name: String,
+    uid: u32,
+    gid: u32,
+    home: String,
+}
+
+struct Group {
+    name: String,
+    gid: u32,
+    members: Vec<String>,
+}
+
+fn lines(tree: &Tree, path: &str) -> Result<Vec<Vec<String>>, BuildError> {
+    let text = tree.read(path.as_bytes())?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    Ok(text
+        .lines()
+        .map(|line| line.trim().split(':').map(str::to_owned).collect())
+        .collect())
+}
+
+fn passwd(tree: &Tree) -> Result<Vec<Passwd>, BuildError> {
+    let parse = |f: Vec<String>| {
+        let [name, _, uid, gid, rest @ ..] = f.as_slice() else {
+            return None;
+        };
+        let home = rest.get(1).cloned().unwrap_or_default();
+        Some(Passwd {
+            name: name.clone(),
+            uid: uid.parse().ok()?,
+            gid: gid.parse().ok()?,
+            home,
+        })
+    };
+    Ok(lines(tree, "etc/passwd")?
+        .into_iter()
+        .filter_map(parse)
+        .collect())
+}
+
+fn groups(tree: &Tree) -> Result<Vec<Group>, BuildError> {
+    let parse = |f: Vec<String>| {
+        let [name, _, gid, rest @ ..] = f.as_slice() else {
+            return None;
+        };
+        let members = rest
+            .first()
+            .map(|m| m.split(',').map(str::to_owned).collect())
+            .unwrap_or_default();
+        Some(Group {
+            name: name.clone(),
+            gid: gid.parse().ok()?,
+            members,
+        })
+    };
+    Ok(lines(tree, "etc/group")?
+        .into_iter()
+        .filter_map(parse)
+        .collect())
+}
+
+/// Who `USER[:GROUP]` is for a RUN; empty is root. A name must be known to the image, a number need not be.
+pub(super) fn resolve(text: &str, tree: &Tree) -> Result<User, BuildError> {
+    if text.is_empty() {
+        // Root without a passwd file is still root.
+        let home = passwd(tree)?
+            .into_iter()
+            .find(|p| p.uid == 0)
+            .map_or_else(|| "/root".to_owned(), |p| p.home);
+        return Ok(User {
+            uid: 0,
+            gid: 0,
+            groups: groups_of("root", 0, tree)?,
+            home,
+        });
+    }
+    let (name, group) = text
+        .split_once(':')
+        .map_or((text, None), |(u, g)| (u, Some(g)));
+    let known = passwd(tree)?
+        .into_iter()
+        .find(|p| p.name == name || name.parse() == Ok(p.uid));
+    let mut user = match (known, name.parse()) {
+        (Some(p), _) => {
+            let groups = if group.is_none_or(str::is_empty) {
+                groups_of(&p.name, p.gid, tree)?
+            } else {
+                Vec::new()
+            };
+            let home = if p.home.is_empty() {
+                "/".to_owned()
+            } else {
+                p.home
+            };
+            User {
+                uid: p.uid,
+                gid: p.gid,
+                groups,
+                home,
+            }
+        }
+        (None, Ok(uid)) => {
+            let home = if uid == 0 { "/root" } else { "/" };
+            User {
+                uid,
+                gid: 0,
+                groups: Vec::new(),
+                home: home.to_owned(),
+            }
+        }
+        (None, Err(_)) => {
+            return Err(BuildError::NoUser {
+                user: name.to_owned(),
+            });
+        }
+    };
+    if let Some(group) = group.filter(|g| !g.is_empty()) {
+        let known = groups(tree)?
+            .into_iter()
+            .find(|g| g.name == group || group.parse() == Ok(g.gid));
+        user.gid = match (known, group.parse()) {
+            (Some(g), _) => g.gid,
+            (None, Ok(gid)) => gid,
+            (None, Err(_)) => {
+                return Err(BuildError::NoGroup {
+                    group: group.to_owned(),
+                });
+            }
+        };
+    }
+    Ok(user)
+}
+
+fn groups_of(user: &str, primary: u32, tree: &Tree) -> Result<Vec<u32>, BuildError> {
+    let mut gids: Vec<u32> = groups(tree)?
+        .into_iter()
+        .filter(|g| g.gid != primary && g.members.iter().any(|m| m == user))
+        .map(|g| g.gid)
+        .collect();
+    gids.sort_unstable();
+    gids.dedup();
+    Ok(gids)
+}
+
+/// Who `--chown=USER[:GROUP]` names, as BuildKit takes it: a number is user and group, a name brings its primary group, and
+/// a name that nobody knows is 0.
+pub(super) fn owner(text: &str, tree: &Tree) -> Result<(u32, u32), BuildError> {
+    let (user, group) = text
+        .split_once(':')
+        .map_or((text, None), |(u, g)| (u, Some(g)));
+    let by_name = |name: &str| -> Result<Option<Passwd>, BuildError> {
+        Ok(passwd(tree)?.into_iter().find(|p| p.name == name))
+    };
+    let (uid, primary) = match user.parse::<u32>() {
+        Ok(uid) => (uid, uid),
+        Err(_) if user.is_empty() => (0, 0),
+        Err(_) => by_name(user)?.map_or((0, 0), |p| (p.uid, p.gid)),
+    };
+    let gid = match group {
+        None => primary,
+        Some(group) => match group.parse::<u32>() {
+            Ok(gid) => gid,
+            Err(_) => groups(tree)?
+                .into_iter()
+                .find(|g| g.name == group)
+                .map_or(0, |g| g.gid),
+        },
+    };
+    Ok((uid, gid))
+}
+
+/// Whether `--chown=USER[:GROUP]` needs the image's files to be understood.
+pub(super) fn needs_names(text: &str) -> bool {
+    text.split(':')
+        .any(|part| !part.is_empty() && part.parse::<u32>().is_err())
+}
