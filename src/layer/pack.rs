@@ -417,3 +417,216 @@ fn write_blob(
     blob.flush()?;
     Ok((hasher.map(Hasher::finish), size_bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::layer::Meta;
+
+    fn file(path: &str, size_bytes: u64, source: Source) -> Change {
+        let kind = Kind::File {
+            size_bytes,
+            content: None,
+        };
+        let entry = Entry {
+            path: path.into(),
+            meta: Meta {
+                mode: 0o644,
+                mtime: 100,
+                ..Meta::default()
+            },
+            kind,
+        };
+        Change { entry, source }
+    }
+
+    fn bytes(path: &str, content: &[u8]) -> Change {
+        file(path, content.len() as u64, Source::Bytes(content.into()))
+    }
+
+    /// Files around the size of a block, and many small ones.
+    fn changes() -> Vec<Change> {
+        let noise =
+            |n: usize| -> Vec<u8> { (0..n).map(|at| ((at * at) >> 7).to_le_bytes()[0]).collect() };
+        let sizes = [
+            0,
+            1,
+            511,
+            512,
+            513,
+            BLOCK_BYTES - 512,
+            BLOCK_BYTES,
+            BLOCK_BYTES + 1,
+            5_000_000,
+        ];
+        let large = sizes
+            .iter()
+            .map(|n| bytes(&format!("large-{n}"), &noise(*n)));
+        let small = (0..500).map(|n| bytes(&format!("small-{n}"), &noise(n)));
+        large.chain(small).collect()
+    }
+
+    fn packed(compression: Compression, threads: usize) -> (Packed, Vec<u8>) {
+        let options = PackOptions {
+            compression,
+            threads,
+            clamp_mtime: None,
+        };
+        let mut blob = Vec::new();
+        (pack(changes(), &mut blob, &options, None).unwrap(), blob)
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_threads_or_order() {
+        for compression in [
+            Compression::None,
+            Compression::default(),
+            Compression::zstd(None).unwrap(),
+        ] {
+            let (one, blob) = packed(compression, 1);
+            assert_eq!(one.digest, Digest::of(&blob));
+            assert_eq!(one.size_bytes, blob.len() as u64);
+            for threads in [2, 5, 0] {
+                let (more, other) = packed(compression, threads);
+                assert_eq!((more.digest, more.diff_id), (one.digest, one.diff_id));
+                assert!(other == blob);
+            }
+            let mut reversed = changes();
+            reversed.reverse();
+            let options = PackOptions {
+                compression,
+                ..PackOptions::default()
+            };
+            assert_eq!(
+                pack(reversed, io::sink(), &options, None).unwrap().digest,
+                one.digest
+            );
+        }
+    }
+
+    #[test]
+    fn contents_are_hashed_right_across_blocks() {
+        let (packed, _) = packed(Compression::None, 1);
+        for change in changes() {
+            let Source::Bytes(content) = &change.source else {
+                panic!()
+            };
+            let found = packed.toc.get(&change.entry.path).unwrap();
+            let size_bytes = content.len() as u64;
+            let content = Some(Digest::of(content));
+            assert_eq!(
+                found.kind,
+                Kind::File {
+                    size_bytes,
+                    content
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn other_tools_read_the_blobs() {
+        let (plain, tar) = packed(Compression::None, 1);
+        assert_eq!(plain.digest, plain.diff_id.0);
+        for (compression, tool) in [
+            (Compression::default(), "gzip"),
+            (Compression::zstd(None).unwrap(), "zstd"),
+        ] {
+            let (_, blob) = packed(compression, 2);
+            let home = tempfile::tempdir().unwrap();
+            std::fs::write(home.path().join("blob"), blob).unwrap();
+            let input = File::open(home.path().join("blob")).unwrap();
+            let out = Command::new(tool)
+                .arg("-dc")
+                .stdin(input)
+                .stderr(Stdio::inherit())
+                .output()
+                .unwrap();
+            assert!(out.status.success() && out.stdout == tar, "{tool}");
+        }
+        let mut listed = 0;
+        let mut reader = ::tar::Archive::new(&tar[..]);
+        for entry in reader.entries().unwrap() {
+            assert!(entry.unwrap().header().entry_type().is_file());
+            listed += 1;
+        }
+        assert_eq!(listed, changes().len());
+    }
+
+    #[test]
+    fn a_file_that_changes_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("f"), [7; 1000]).unwrap();
+        let root = Root::open(home.path()).unwrap();
+        let source = Source::File {
+            root: Arc::clone(root.fd()),
+            path: b"f".to_vec(),
+        };
+        for (size, fine) in [(1000, true), (999, false), (1001, false), (0, false)] {
+            let result = pack(
+                vec![file("f", size, source.clone())],
+                io::sink(),
+                &PackOptions::default(),
+                None,
+            );
+            match result {
+                Ok(_) => assert!(fine),
+                Err(LayerError::Changed { path, .. }) => assert!(!fine && path == "f"),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        let gone = Source::File {
+            root: Arc::clone(root.fd()),
+            path: b"none".to_vec(),
+        };
+        let result = pack(
+            vec![file("f", 1, gone)],
+            io::sink(),
+            &PackOptions::default(),
+            None,
+        );
+        assert!(matches!(result, Err(LayerError::File { .. })));
+    }
+
+    #[test]
+    fn a_blob_that_cannot_be_written_is_an_error() {
+        struct Full(usize);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 = self
+                    .0
+                    .checked_sub(bytes.len())
+                    .ok_or(io::ErrorKind::StorageFull)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        for compression in [Compression::None, Compression::default()] {
+            for room in [0, 100_000] {
+                let options = PackOptions {
+                    compression,
+                    ..PackOptions::default()
+                };
+                let result = pack(changes(), Full(room), &options, None);
+                match result {
+                    Err(LayerError::Output(e)) => assert_eq!(e.kind(), io::ErrorKind::StorageFull),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn times_can_be_clamped() {
+        let options = PackOptions {
+            clamp_mtime: Some(50),
+            ..PackOptions::default()
+        };
+        let packed = pack(vec![bytes("f", b"x")], io::sink(), &options, None).unwrap();
+        assert_eq!(packed.toc.get(b"f").unwrap().meta.mtime, 50);
+    }
+}

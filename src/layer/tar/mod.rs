@@ -83,7 +83,9 @@ mod tests {
                     }
                     // Small, or the test would not be about it.
                     Data::Hole(size) if size > 1 << 24 => break,
-                    Data::Hole(size) => content.resize(content.len() + size as usize, 0),
+                    Data::Hole(size) => {
+                        content.resize(content.len() + usize::try_from(size).unwrap(), 0)
+                    }
                     Data::End => break,
                 }
             }

@@ -14,9 +14,8 @@ pub const TRAILER_BYTES: usize = 2 * BLOCK;
 
 /// How many zero bytes follow content of this length.
 pub fn padding_bytes(size_bytes: u64) -> usize {
-    // The remainder is below 512.
-    let over = (size_bytes % BLOCK as u64) as usize;
-    (BLOCK - over) % BLOCK
+    let padding = size_bytes.wrapping_neg() % BLOCK as u64;
+    usize::try_from(padding).expect("a remainder of 512 fits")
 }
 
 /// Appends the headers of `entry`. A file's content and its padding are to follow; nothing follows anything else. An implied
