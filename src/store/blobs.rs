@@ -113,19 +113,21 @@ impl Ingest {
         let actual = self.hasher.finish();
         if let Some(expected) = expected {
             if self.size != expected.size {
-                return Err(StoreError::Verify(VerifyError::Size {
+                return Err(VerifyError::Size {
                     digest: expected.digest,
                     expected: expected.size,
                     actual: self.size,
-                }));
+                }
+                .into());
             }
             // Digests of two algorithms cannot be compared; `ingest_as` hashes with the one that is expected.
             debug_assert_eq!(self.algorithm, expected.digest.algorithm());
             if actual != expected.digest {
-                return Err(StoreError::Verify(VerifyError::Digest {
+                return Err(VerifyError::Digest {
                     expected: expected.digest,
                     actual,
-                }));
+                }
+                .into());
             }
         }
         self.pending.publish(actual, self.size)
@@ -149,11 +151,12 @@ impl Prehashed {
         let written = self.0.file.metadata();
         let written = written.map_err(StoreError::file("stat", path))?.len();
         if written != size {
-            return Err(StoreError::Verify(VerifyError::Size {
+            return Err(VerifyError::Size {
                 digest,
                 expected: size,
                 actual: written,
-            }));
+            }
+            .into());
         }
         self.0.publish(digest, size)
     }
@@ -210,7 +213,7 @@ impl Store {
             .get_ref()
             .and_then(|e| e.downcast_ref::<VerifyError>())
         {
-            Some(verify) => StoreError::Verify(verify.clone()),
+            Some(verify) => verify.clone().into(),
             None => StoreError::file("read", self.blob_path(digest))(error),
         }
     }

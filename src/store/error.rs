@@ -57,7 +57,7 @@ pub enum StoreError {
     MissingBlob(Digest),
     /// A blob whose bytes are not what its name says.
     #[error(transparent)]
-    Verify(#[from] VerifyError),
+    Verify(Box<VerifyError>),
     /// A document longer than any real one.
     #[error("blob {digest} is too long for a document: {size_bytes} bytes, at most {limit_bytes}")]
     TooLong {
@@ -116,17 +116,8 @@ pub enum StoreError {
         source: Box<LayerError>,
     },
     /// A layer that is not the one its image promises.
-    #[error(
-        "the layer {digest} does not have the diffID its image says: expected {expected}, got {actual}"
-    )]
-    DiffId {
-        /// The blob.
-        digest: Digest,
-        /// What the configuration says.
-        expected: DiffId,
-        /// What its content hashes to.
-        actual: DiffId,
-    },
+    #[error(transparent)]
+    DiffId(Box<DiffIdError>),
     /// A file system is mounted where something was to be removed.
     #[error("cannot remove {path}: something is mounted there", path = .0.display())]
     Mounted(PathBuf),
@@ -136,6 +127,26 @@ pub enum StoreError {
     /// The caller gave up waiting.
     #[error("cancelled while waiting for {0}")]
     Cancelled(&'static str),
+}
+
+/// A layer that is not the one its image promises.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the layer {digest} does not have the diffID its image says: expected {expected}, got {actual}"
+)]
+pub struct DiffIdError {
+    /// The blob.
+    pub digest: Digest,
+    /// What the configuration says.
+    pub expected: DiffId,
+    /// What its content hashes to.
+    pub actual: DiffId,
+}
+
+impl From<VerifyError> for StoreError {
+    fn from(error: VerifyError) -> StoreError {
+        StoreError::Verify(Box::new(error))
+    }
 }
 
 impl StoreError {

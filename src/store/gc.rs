@@ -40,7 +40,7 @@ pub struct PruneOptions {
     pub unpacked: bool,
     /// Directories of cache mounts.
     pub cache_mounts: bool,
-    /// Only images made, and records and mounts last used, before this time (seconds since 1970, UTC).
+    /// Only images made, layers unpacked, and records and mounts last used before this time (seconds since 1970, UTC).
     pub until: Option<i64>,
     /// Take the least recently used records of the build cache away until blobs and layers use no more than this, bytes.
     pub keep_storage_bytes: Option<u64>,
@@ -201,7 +201,13 @@ impl Store {
         // An unpacked layer comes back from its blob, if it has one.
         let only_unpacked = records.iter().filter(|k| k.record.blob.is_none());
         let pinned: HashSet<String> = only_unpacked.map(|k| k.record.diff_id.0.hex()).collect();
-        let unpacked = |name: &str| options.unpacked && !pinned.contains(name);
+        let unpacked = |path: &Path| {
+            let chosen = options.unpacked && !pinned.contains(file_name(path));
+            match options.until.filter(|_| chosen) {
+                Some(until) => modified(path).map(|made| made < until),
+                None => Ok(chosen),
+            }
+        };
         report.layers = self.sweep_layers(&marks, &unpacked, &mut sweep)?;
         report.cache += self.sweep_hints(&marks, &records, options, &mut sweep)?;
         if options.cache_mounts {
@@ -325,7 +331,7 @@ impl Store {
     fn sweep_layers(
         &self,
         marks: &Marks,
-        unpacked: &dyn Fn(&str) -> bool,
+        unpacked: &dyn Fn(&Path) -> Result<bool, StoreError>,
         sweep: &mut Sweep,
     ) -> Result<Freed, StoreError> {
         let mut freed = Freed::default();
@@ -334,10 +340,10 @@ impl Store {
             let fs = path.join("fs");
             if !marks.layers.contains(name)
                 || !self.is_sound(&path)?
-                || (unpacked(name) && name.starts_with(super::layers::CHAIN))
+                || (name.starts_with(super::layers::CHAIN) && unpacked(&path)?)
             {
                 freed += sweep.remove(&path)?;
-            } else if unpacked(name) && fs.exists() {
+            } else if fs.exists() && unpacked(&path)? {
                 freed += sweep.remove(&fs)?;
             }
         }
@@ -565,7 +571,7 @@ mod tests {
             until: Some(1),
             ..all
         };
-        assert_eq!(prune(&mut store, old).freed_bytes, 0);
+        assert_eq!(prune(&mut store, old), PruneReport::default());
         let before = cost(&store);
         let report = prune(&mut store, all);
         assert_eq!(report.untagged, [name("app")]);
@@ -653,6 +659,15 @@ mod tests {
         assert!(waited.into_inner());
     }
 
+    /// Counts down, also when its thread fails.
+    struct Done<'a>(&'a AtomicU32);
+
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
     #[test]
     fn eight_taggers_and_a_collector_lose_nothing() {
         let (dir, store) = store();
@@ -662,6 +677,7 @@ mod tests {
             for t in 0..8 {
                 let (root, running) = (dir.path(), &running);
                 scope.spawn(move || {
+                    let _done = Done(running);
                     for i in 0..6 {
                         let store = Store::open(root, StoreOptions::default()).unwrap();
                         let texts = [format!("{t}-{i}"), format!("shared {i}")];
@@ -670,7 +686,6 @@ mod tests {
                         store.tag(&name(&format!("n{t}:{i}")), &image).unwrap();
                         assert!(store.has_blob(&image));
                     }
-                    running.fetch_sub(1, Ordering::SeqCst);
                 });
             }
             let (root, running) = (dir.path(), &running);

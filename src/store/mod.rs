@@ -62,7 +62,7 @@ pub use blobs::{Blob, Ingest, Prehashed};
 pub use cache::Record;
 pub use check::{CheckDepth, CheckReport, Finding, Problem, Severity};
 pub use df::{DiskUsage, Share};
-pub use error::StoreError;
+pub use error::{DiffIdError, StoreError};
 pub use files::{FileHashes, FileStamp};
 pub use gc::{PruneImages, PruneOptions, PruneReport};
 pub use layers::{Layer, LayerId};
@@ -291,29 +291,31 @@ fn initialise(root: &Path) -> Result<(), StoreError> {
             Err(e) => return Err(StoreError::file("create", &dir)(e)),
         }
     }
+    // Whoever could take it for a dead process's waits at the gate.
+    let temporary = root.join("work/new");
+    let put = |name: &str, bytes: &[u8]| replace(root, name, bytes, &temporary);
     let absent = |name: &str| !root.join(name).exists();
     if absent("oci-layout") {
-        replace(root, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     }
     if absent("index.json") {
-        replace(root, "index.json", names::EMPTY_INDEX)?;
+        put("index.json", names::EMPTY_INDEX)?;
     }
     // Last, so that an interrupted start is taken up again.
     let header = serde_json::to_vec(&Header { format: FORMAT })
         .expect("a number in a struct can be written");
-    replace(root, "strata.json", &header)
+    put("strata.json", &header)
 }
 
-/// Replaces a file of the root: after a crash at any instant it is the old one or the new one, whole. The caller excludes
-/// other writers of the same file.
-fn replace(root: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+/// Replaces a file of the root by way of `temporary`: after a crash at any instant it is the old one or the new one, whole. The
+/// caller excludes other writers of the same file.
+fn replace(root: &Path, name: &str, bytes: &[u8], temporary: &Path) -> Result<(), StoreError> {
     let path = root.join(name);
-    let temporary = root.join("work").join(format!("{name}.new"));
     let write = || {
-        let mut file = File::create(&temporary)?;
+        let mut file = File::create(temporary)?;
         file.write_all(bytes)?;
         file.sync_data()?;
-        std::fs::rename(&temporary, &path)?;
+        std::fs::rename(temporary, &path)?;
         File::open(root)?.sync_all()
     };
     write().map_err(StoreError::file("write", &path))

@@ -240,7 +240,8 @@ impl Store {
         let mut index = IndexFile::clone(&*self.index()?);
         let (changed, result) = change(&mut index);
         if changed {
-            replace(self.root(), "index.json", &index.to_bytes())?;
+            let temporary = self.scratch()?.unique("index");
+            replace(self.root(), "index.json", &index.to_bytes(), &temporary)?;
         }
         Ok(result)
     }

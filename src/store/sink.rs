@@ -49,7 +49,7 @@ impl Store {
 
 fn medium(action: &'static str, what: impl ToString) -> impl FnOnce(StoreError) -> ImageError {
     move |error| match error {
-        StoreError::Verify(error) => ImageError::Verify(Box::new(error)),
+        StoreError::Verify(error) => ImageError::Verify(error),
         StoreError::MissingBlob(digest) => ImageError::NotFound {
             what: digest.to_string(),
             medium: "the store".to_owned(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::error::DiffIdError;
 use super::remove::remove_tree;
 use super::{Layer, LayerId, Store, StoreError, locked};
 use crate::image::VerifyError;
@@ -225,26 +226,28 @@ impl Store {
                 source: Box::new(source),
             })?;
         if unpacked.size_bytes != descriptor.size {
-            return Err(StoreError::Verify(VerifyError::Size {
+            return Err(VerifyError::Size {
                 digest: descriptor.digest,
                 expected: descriptor.size,
                 actual: unpacked.size_bytes,
-            }));
+            }
+            .into());
         }
         // A digest of another algorithm was verified when the blob was stored; the diffID holds in any case.
         let comparable = unpacked.digest.algorithm() == descriptor.digest.algorithm();
         if comparable && unpacked.digest != descriptor.digest {
-            return Err(StoreError::Verify(VerifyError::Digest {
+            return Err(VerifyError::Digest {
                 expected: descriptor.digest,
                 actual: unpacked.digest,
-            }));
+            }
+            .into());
         }
         if unpacked.diff_id != *diff_id {
-            return Err(StoreError::DiffId {
+            return Err(StoreError::DiffId(Box::new(DiffIdError {
                 digest: descriptor.digest,
                 expected: *diff_id,
                 actual: unpacked.diff_id,
-            });
+            })));
         }
         for note in &unpacked.notes {
             tracing::warn!(layer = %diff_id, "{note}");
