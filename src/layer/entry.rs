@@ -146,6 +146,31 @@ pub fn parent(path: &[u8]) -> Option<&[u8]> {
     )
 }
 
+/// Goes one part down.
+pub(crate) fn join(path: &mut Vec<u8>, name: &[u8]) {
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+}
+
+/// Whether `path` is somewhere in the directory `dir`.
+pub(crate) fn is_below(dir: &[u8], path: &[u8]) -> bool {
+    if dir.is_empty() {
+        return !path.is_empty();
+    }
+    path.len() > dir.len() && path[dir.len()] == b'/' && path.starts_with(dir)
+}
+
+/// Adds the parts of a path, or of a link's target, to those that are still to go: the next one is at the end.
+pub(crate) fn push_parts(todo: &mut Vec<Vec<u8>>, path: &[u8]) {
+    let parts = path.split(|c| *c == b'/');
+    let real = parts.filter(|p| !p.is_empty() && *p != b".");
+    let at = todo.len();
+    todo.extend(real.map(<[u8]>::to_vec));
+    todo[at..].reverse();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

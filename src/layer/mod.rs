@@ -19,10 +19,12 @@
 
 mod compress;
 mod diff;
+mod dirfd;
 pub mod entry;
 mod error;
 mod pack;
 mod pipe;
+mod record;
 mod repack;
 mod root;
 mod stack;
@@ -36,9 +38,10 @@ pub use diff::{DiffOptions, diff};
 pub use entry::{Change, Entry, Kind, Meta, Source};
 pub use error::{LayerError, TarFault};
 pub use pack::{Materialise, PackOptions, Packed, pack};
+pub use record::{EntryRef, KindRef};
 pub use repack::{Repacked, repack};
 pub use root::{Root, open_beneath, open_file_read};
 pub use stack::{Found, Resolved, Stack};
-pub use toc::{EntryRef, KindRef, Toc};
+pub use toc::Toc;
 pub use tree::{Devices, Note, Ownership, TreeOptions, Whiteouts};
 pub use unpack::{Below, UnpackOptions, Unpacked, unpack};

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::entry::{join, push_parts};
 use super::error::text;
-use super::toc::EntryRef;
-use super::{Entry, Kind, KindRef, LayerError, Meta, Toc};
+use super::{Entry, EntryRef, Kind, KindRef, LayerError, Meta, Toc};
 
 /// As many links as the kernel follows in one path (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -293,22 +293,6 @@ fn bare_root() -> Entry {
             implied: true,
         },
     }
-}
-
-fn join(path: &mut Vec<u8>, name: &[u8]) {
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-}
-
-/// Adds the parts of a path to what is still to go, the first at the end.
-fn push_parts(todo: &mut Vec<Vec<u8>>, path: &[u8]) {
-    let parts = path.split(|c| *c == b'/');
-    let real = parts.filter(|p| !p.is_empty() && *p != b".");
-    let at = todo.len();
-    todo.extend(real.map(<[u8]>::to_vec));
-    todo[at..].reverse();
 }
 
 #[cfg(test)]

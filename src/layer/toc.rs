@@ -18,9 +18,9 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Range;
 
-use super::entry::{parent, path_order};
+use super::entry::{is_below, parent, path_order};
+use super::record::{Cursor, EntryRef, KindRef, put_entry};
 use super::{Entry, Kind, LayerError, Meta};
-use crate::oci::{Algorithm, Digest};
 
 const MAGIC: &[u8; 12] = b"strata-toc\0\x01";
 
@@ -32,72 +32,6 @@ const TABLE_AT: usize = MAGIC.len() + 8;
 pub struct Toc {
     bytes: Vec<u8>,
     count: usize,
-}
-
-/// An entry as it lies in a table; nothing is copied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EntryRef<'a> {
-    /// As [`Entry::path`].
-    pub path: &'a [u8],
-    /// As [`Meta::mode`].
-    pub mode: u32,
-    /// As [`Meta::uid`].
-    pub uid: u32,
-    /// As [`Meta::gid`].
-    pub gid: u32,
-    /// As [`Meta::mtime`].
-    pub mtime: i64,
-    /// As [`Entry::kind`].
-    pub kind: KindRef<'a>,
-    xattr_count: u32,
-    xattrs: &'a [u8],
-}
-
-/// As [`Kind`], borrowed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum KindRef<'a> {
-    /// As [`Kind::File`].
-    File {
-        /// Its length.
-        size_bytes: u64,
-        /// The SHA-256 of its content.
-        content: Option<Digest>,
-    },
-    /// As [`Kind::Directory`].
-    Directory {
-        /// Whether it hides what is below.
-        opaque: bool,
-        /// Whether the layer has no header for it.
-        implied: bool,
-    },
-    /// As [`Kind::Symlink`].
-    Symlink {
-        /// Its target.
-        target: &'a [u8],
-    },
-    /// As [`Kind::HardLink`].
-    HardLink {
-        /// Its first name.
-        target: &'a [u8],
-    },
-    /// As [`Kind::CharDevice`].
-    CharDevice {
-        /// Its number.
-        major: u32,
-        /// Its number.
-        minor: u32,
-    },
-    /// As [`Kind::BlockDevice`].
-    BlockDevice {
-        /// Its number.
-        major: u32,
-        /// Its number.
-        minor: u32,
-    },
-    /// As [`Kind::Fifo`].
-    Fifo,
-    /// As [`Kind::Whiteout`].
-    Whiteout,
 }
 
 impl Toc {
@@ -213,8 +147,7 @@ impl Toc {
             let entry = cursor
                 .entry()
                 .ok_or(LayerError::Toc("a malformed record"))?;
-            let xattrs_fine = entry.xattrs().flatten().count() == entry.xattr_count as usize;
-            if !is_clean(entry.path) || !xattrs_fine {
+            if !is_clean(entry.path) {
                 return Err(LayerError::Toc("a malformed record"));
             }
             if before.is_some_and(|b| path_order(b.path, entry.path) != Ordering::Less) {
@@ -371,85 +304,6 @@ impl fmt::Debug for Toc {
     }
 }
 
-impl<'a> EntryRef<'a> {
-    /// A copy that stands alone.
-    pub fn to_entry(&self) -> Entry {
-        Entry {
-            path: self.path.to_vec(),
-            meta: self.meta(),
-            kind: self.kind.to_kind(),
-        }
-    }
-
-    /// Its metadata.
-    pub fn meta(&self) -> Meta {
-        let pair = |(n, v): (&[u8], &[u8])| (n.to_vec(), v.to_vec());
-        Meta {
-            mode: self.mode,
-            uid: self.uid,
-            gid: self.gid,
-            mtime: self.mtime,
-            xattrs: self.xattrs().flatten().map(pair).collect(),
-        }
-    }
-
-    /// Whether it is a directory.
-    pub fn is_dir(&self) -> bool {
-        matches!(self.kind, KindRef::Directory { .. })
-    }
-
-    /// The part after the last slash.
-    pub fn name(&self) -> &'a [u8] {
-        self.path.rsplit(|c| *c == b'/').next().unwrap_or_default()
-    }
-
-    /// The extended attributes, sorted by name; an item is `None` only while a table is being checked.
-    fn xattrs(&self) -> impl Iterator<Item = Option<(&'a [u8], &'a [u8])>> + use<'a> {
-        let mut cursor = Cursor::at(self.xattrs, 0);
-        (0..self.xattr_count).map_while(move |_| Some(cursor.bytes().zip(cursor.bytes())))
-    }
-
-    /// The value of one extended attribute.
-    pub fn xattr(&self, name: &[u8]) -> Option<&'a [u8]> {
-        let mut all = self.xattrs().flatten();
-        all.find(|(n, _)| *n == name).map(|(_, value)| value)
-    }
-}
-
-impl KindRef<'_> {
-    /// A copy that stands alone.
-    pub fn to_kind(&self) -> Kind {
-        match *self {
-            KindRef::File {
-                size_bytes,
-                content,
-            } => Kind::File {
-                size_bytes,
-                content,
-            },
-            KindRef::Directory { opaque, implied } => Kind::Directory { opaque, implied },
-            KindRef::Symlink { target } => Kind::Symlink {
-                target: target.to_vec(),
-            },
-            KindRef::HardLink { target } => Kind::HardLink {
-                target: target.to_vec(),
-            },
-            KindRef::CharDevice { major, minor } => Kind::CharDevice { major, minor },
-            KindRef::BlockDevice { major, minor } => Kind::BlockDevice { major, minor },
-            KindRef::Fifo => Kind::Fifo,
-            KindRef::Whiteout => Kind::Whiteout,
-        }
-    }
-}
-
-/// Whether `path` is somewhere in the directory `dir`.
-pub(crate) fn is_below(dir: &[u8], path: &[u8]) -> bool {
-    if dir.is_empty() {
-        return !path.is_empty();
-    }
-    path.len() > dir.len() && path[dir.len()] == b'/' && path.starts_with(dir)
-}
-
 /// Whether a path is relative, without `.`, `..`, empty parts and NUL; the root is.
 fn is_clean(path: &[u8]) -> bool {
     path.is_empty()
@@ -473,161 +327,12 @@ fn implied(path: &[u8], opaque: bool) -> Entry {
     }
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    // What a file system holds is far shorter; cutting keeps the table well-formed even then.
-    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&bytes[..length as usize]);
-}
-
-fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
-    put_bytes(out, &entry.path);
-    let tag = match &entry.kind {
-        Kind::File { content, .. } => u8::from(sha256_of(content).is_some()),
-        Kind::Directory { .. } => 2,
-        Kind::Symlink { .. } => 3,
-        Kind::HardLink { .. } => 4,
-        Kind::CharDevice { .. } => 5,
-        Kind::BlockDevice { .. } => 6,
-        Kind::Fifo => 7,
-        Kind::Whiteout => 8,
-    };
-    out.push(tag);
-    let meta = &entry.meta;
-    out.extend_from_slice(&(meta.mode & 0o7777).to_le_bytes()[..2]);
-    out.extend_from_slice(&meta.uid.to_le_bytes());
-    out.extend_from_slice(&meta.gid.to_le_bytes());
-    out.extend_from_slice(&meta.mtime.to_le_bytes());
-    let xattr_count = u32::try_from(meta.xattrs.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(&xattr_count.to_le_bytes());
-    for (name, value) in meta.xattrs.iter().take(xattr_count as usize) {
-        put_bytes(out, name);
-        put_bytes(out, value);
-    }
-    match &entry.kind {
-        Kind::File {
-            size_bytes,
-            content,
-        } => {
-            out.extend_from_slice(&size_bytes.to_le_bytes());
-            out.extend_from_slice(sha256_of(content).unwrap_or_default());
-        }
-        Kind::Directory { opaque, implied } => {
-            out.push(u8::from(*opaque) | u8::from(*implied) << 1)
-        }
-        Kind::Symlink { target } | Kind::HardLink { target } => put_bytes(out, target),
-        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
-            out.extend_from_slice(&major.to_le_bytes());
-            out.extend_from_slice(&minor.to_le_bytes());
-        }
-        Kind::Fifo | Kind::Whiteout => {}
-    }
-}
-
-fn sha256_of(content: &Option<Digest>) -> Option<&[u8]> {
-    let digest = content.as_ref()?;
-    (digest.algorithm() == Algorithm::Sha256).then(|| digest.bytes())
-}
-
-/// Reads numbers and strings off a block of bytes; `None` past its end.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn at(bytes: &'a [u8], at: usize) -> Cursor<'a> {
-        Cursor { bytes, at }
-    }
-
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let end = self.at.checked_add(count)?;
-        let part = self.bytes.get(self.at..end)?;
-        self.at = end;
-        Some(part)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = self.u32()?;
-        self.take(length as usize)
-    }
-
-    fn entry(&mut self) -> Option<EntryRef<'a>> {
-        let path = self.bytes()?;
-        let [tag] = self.array()?;
-        let mode = u32::from(u16::from_le_bytes(self.array()?));
-        let (uid, gid) = (self.u32()?, self.u32()?);
-        let mtime = i64::from_le_bytes(self.array()?);
-        let xattr_count = self.u32()?;
-        let xattrs_at = self.at;
-        for _ in 0..xattr_count {
-            self.bytes()?;
-            self.bytes()?;
-        }
-        let xattrs = &self.bytes[xattrs_at..self.at];
-        let kind = match tag {
-            0 | 1 => KindRef::File {
-                size_bytes: self.u64()?,
-                content: match tag {
-                    0 => None,
-                    _ => Some(Digest::from_sha256(self.array()?)),
-                },
-            },
-            2 => {
-                let [flags] = self.array()?;
-                KindRef::Directory {
-                    opaque: flags & 1 != 0,
-                    implied: flags & 2 != 0,
-                }
-            }
-            3 => KindRef::Symlink {
-                target: self.bytes()?,
-            },
-            4 => KindRef::HardLink {
-                target: self.bytes()?,
-            },
-            5 => KindRef::CharDevice {
-                major: self.u32()?,
-                minor: self.u32()?,
-            },
-            6 => KindRef::BlockDevice {
-                major: self.u32()?,
-                minor: self.u32()?,
-            },
-            7 => KindRef::Fifo,
-            8 => KindRef::Whiteout,
-            _ => return None,
-        };
-        Some(EntryRef {
-            path,
-            mode,
-            uid,
-            gid,
-            mtime,
-            kind,
-            xattr_count,
-            xattrs,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::oci::Digest;
 
     fn entry(path: &str, kind: Kind) -> Entry {
         Entry {

@@ -8,17 +8,18 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
-    XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr, futimens, linkat, lsetxattr, makedev,
-    mkdirat, mknodat, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
+    chmodat, chownat, fchmod, fchown, fsetxattr, futimens, linkat, lsetxattr, makedev, mkdirat,
+    mknodat, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
-use super::entry::parent;
+use super::dirfd::{is_overlay_whiteout, names, proc_path, remove_all};
+use super::entry::{join, parent, push_parts};
 use super::error::text;
 use super::unpack::Below;
 use super::{Entry, Kind, KindRef, LayerError, Meta, Root, Toc};
@@ -713,69 +714,6 @@ fn needs_a_way(error: &io::Error) -> bool {
     )
 }
 
-/// Whether this is how overlayfs says that a name is gone.
-pub(crate) fn is_overlay_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-/// A path for the system calls on attributes, which take no directory.
-pub(crate) fn proc_path(dir: BorrowedFd, name: &[u8]) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
-    path.extend_from_slice(name);
-    path
-}
-
-/// The names in a directory, sorted.
-pub(crate) fn names(dir: BorrowedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
-}
-
-/// Removes what is at a name, with everything in it; nothing being there is fine.
-fn remove_all(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<()> {
-    match unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(e) => return Err(e),
-    }
-    // The way down: each directory with the names that are left in it and its own name.
-    let open = |dir: BorrowedFd, name: &[u8]| {
-        let fd = openat_dir(dir, name)?;
-        let names = names(fd.as_fd())?;
-        Ok::<_, Errno>((fd, names, name.to_vec()))
-    };
-    let mut way = vec![open(dir, name)?];
-    while let Some((fd, names, _)) = way.last_mut() {
-        if let Some(child) = names.pop() {
-            match unlinkat(&*fd, child.as_slice(), AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR | Errno::PERM) => {
-                    let next = open(fd.as_fd(), &child)?;
-                    way.push(next);
-                }
-                Err(e) => return Err(e),
-            }
-        } else if let Some((_, _, empty)) = way.pop() {
-            let above = way.last().map_or(dir, |(fd, _, _)| fd.as_fd());
-            unlinkat(above, empty.as_slice(), AtFlags::REMOVEDIR)?;
-        }
-    }
-    Ok(())
-}
-
-fn openat_dir(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(dir, name, flags, Mode::empty())
-}
-
 fn times(meta: &Meta) -> Timestamps {
     Timestamps {
         last_access: Timespec {
@@ -787,20 +725,4 @@ fn times(meta: &Meta) -> Timestamps {
             tv_nsec: 0,
         },
     }
-}
-
-fn join(path: &mut Vec<u8>, name: &[u8]) {
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-}
-
-/// Adds the parts of a path to what is still to go, the first at the end.
-fn push_parts(todo: &mut Vec<Vec<u8>>, path: &[u8]) {
-    let parts = path.split(|c| *c == b'/');
-    let real = parts.filter(|p| !p.is_empty() && *p != b".");
-    let at = todo.len();
-    todo.extend(real.map(<[u8]>::to_vec));
-    todo[at..].reverse();
 }

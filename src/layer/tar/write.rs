@@ -5,7 +5,7 @@
 //! `security.capability`.
 
 use super::{BLOCK, OPAQUE, WHITEOUT, XATTR, field, number};
-use crate::layer::entry::parent;
+use crate::layer::entry::{join, parent};
 use crate::layer::error::text;
 use crate::layer::{Entry, Kind, LayerError, TarFault};
 
@@ -241,13 +241,6 @@ fn seal(block: &mut [u8; BLOCK]) {
     let sum: u64 = block.iter().map(|b| u64::from(*b)).sum();
     // Six digits, a NUL and the blank that is there.
     number::put_octal(&mut block[field::CHECKSUM][..7], sum);
-}
-
-fn join(path: &mut Vec<u8>, name: &[u8]) {
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
 }
 
 #[cfg(test)]
