@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use serde::Serialize;
-use strata::oci::{Digest, Document, Manifest, Platform};
-use strata::store::{Named, Store};
+use strata::oci::{Digest, Platform};
+use strata::store::{Named, PruneReport, Store, StoreError};
 
 use super::error::{CliError, Doing as _};
 use super::inspect::{self, Pieces};
@@ -59,14 +59,15 @@ pub(crate) struct TagArgs {
     name: String,
 }
 
-/// Remove names of images; what has no name goes at the next prune
+/// Remove images, or names of images
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
   strata rmi app:old
   strata rmi -f 3f2a9c                     by ID, with all its names
 
-Blobs and layers stay until strata prune, which also frees the build cache.")]
+An image that loses its last name goes with all that only it needs. While other strata processes use the store, the content
+stays for the next strata prune.")]
 pub(crate) struct RmiArgs {
     /// Names, or beginnings of IDs
     #[arg(value_name = "IMAGE", required = true)]
@@ -219,10 +220,10 @@ impl TagArgs {
 impl RmiArgs {
     /// Runs `rmi`. Every image is tried; the first that cannot be removed decides the exit code.
     pub(crate) fn run(&self, session: &Session) -> Result<(), CliError> {
-        let store = session.store()?;
+        let mut store = session.store()?;
         let mut failure = None;
         for text in &self.images {
-            match self.remove(&store, text) {
+            match self.remove(&mut store, text) {
                 Ok(lines) => lines.iter().try_for_each(|l| print_line(l))?,
                 Err(e) => {
                     if let Some(first) = failure.replace(e)
@@ -236,10 +237,10 @@ impl RmiArgs {
         failure.map_or(Ok(()), Err)
     }
 
-    fn remove(&self, store: &Store, text: &str) -> Result<Vec<String>, CliError> {
+    fn remove(&self, store: &mut Store, text: &str) -> Result<Vec<String>, CliError> {
         let doing = || format!("remove {text}");
         let image = match store.find(text) {
-            Err(strata::store::StoreError::NoSuchImage(_)) if self.force => return Ok(Vec::new()),
+            Err(StoreError::NoSuchImage(_)) if self.force => return Ok(Vec::new()),
             other => other.doing(doing)?,
         };
         let by_name = text
@@ -247,8 +248,8 @@ impl RmiArgs {
             .ok()
             .filter(|r| image.names.contains(r));
         if let Some(name) = by_name {
-            store.untag(&name).doing(doing)?;
-            return Ok(vec![format!("Untagged: {}", name.familiar())]);
+            let report = store.rmi(&name).doing(doing)?;
+            return Ok(removed(&report));
         }
         if image.names.len() > 1 && !self.force {
             let names: Vec<String> = image.names.iter().map(|n| n.familiar()).collect();
@@ -257,14 +258,19 @@ impl RmiArgs {
                 names.join(", ")
             )));
         }
-        let names = store.forget(&image.descriptor.digest).doing(doing)?;
-        let mut lines: Vec<String> = names
-            .iter()
-            .map(|n| format!("Untagged: {}", n.familiar()))
-            .collect();
-        lines.push(format!("Removed: {}", image.descriptor.digest));
-        Ok(lines)
+        let report = store.rmi_image(&image.descriptor.digest).doing(doing)?;
+        Ok(removed(&report))
     }
+}
+
+/// What went, a line each.
+fn removed(report: &PruneReport) -> Vec<String> {
+    let names = report.untagged.iter();
+    let mut lines: Vec<String> = names
+        .map(|n| format!("Untagged: {}", n.familiar()))
+        .collect();
+    lines.extend(report.images.iter().map(|d| format!("Deleted: {d}")));
+    lines
 }
 
 /// One step of an image's history, newest first.
@@ -355,7 +361,7 @@ impl HistoryArgs {
 
 #[cfg(test)]
 mod tests {
-    use strata::oci::{Descriptor, History, ImageConfig, MediaType};
+    use strata::oci::{Descriptor, Document, History, ImageConfig, Manifest, MediaType};
 
     use super::*;
 

@@ -12,11 +12,17 @@
 //! Concurrency: single-threaded until a command has entered its user namespace (see [`strata::sandbox`]); the kernel refuses
 //! to let a process with threads enter one.
 
+mod build;
 mod build_args;
+mod build_output;
 mod build_values;
 mod completion;
+mod dockerfile;
 mod error;
+mod export;
+mod failure;
 mod images;
+mod import;
 mod inspect;
 mod interrupt;
 mod login;
@@ -25,9 +31,14 @@ mod output;
 mod output_spec;
 mod progress;
 mod registry;
+mod resolve;
+mod run;
+mod run_args;
 mod session;
+mod storage;
 mod transfer;
 mod transport;
+mod users;
 mod values;
 
 use std::ffi::OsString;
@@ -81,6 +92,8 @@ enum LogLevel {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    Build(build_args::BuildArgs),
+    Run(run_args::RunArgs),
     Images(images::ImagesArgs),
     Tag(images::TagArgs),
     Rmi(images::RmiArgs),
@@ -93,6 +106,11 @@ enum Command {
     Copy(transfer::CopyArgs),
     Save(transfer::SaveArgs),
     Load(transfer::LoadArgs),
+    Import(import::ImportArgs),
+    Unpack(storage::UnpackArgs),
+    Df(storage::DfArgs),
+    Prune(storage::PruneArgs),
+    Check(storage::CheckArgs),
     Completion(completion::CompletionArgs),
     Man(completion::ManArgs),
     /// Show the version
@@ -134,9 +152,17 @@ impl Cli {
         log(self.log_level);
         let session = |needs| Session::start(self.root.as_deref(), &self.registries, needs);
         match &self.command {
+            Command::Build(args) => {
+                let request = args.request(&build_args::World {
+                    var: &|name| std::env::var(name).ok(),
+                    is_file: &std::path::Path::is_file,
+                })?;
+                build::run(&request, &session(Needs::Layers)?)
+            }
+            Command::Run(args) => args.run(&session(Needs::Layers)?),
             Command::Images(args) => args.run(&session(Needs::Blobs)?),
             Command::Tag(args) => args.run(&session(Needs::Blobs)?),
-            Command::Rmi(args) => args.run(&session(Needs::Blobs)?),
+            Command::Rmi(args) => args.run(&session(Needs::Layers)?),
             Command::History(args) => args.run(&session(Needs::Blobs)?),
             Command::Inspect(args) => args.run(&session(Needs::Blobs)?),
             Command::Pull(args) => args.run(&session(Needs::Blobs)?),
@@ -146,6 +172,11 @@ impl Cli {
             Command::Copy(args) => args.run(&session(Needs::Blobs)?),
             Command::Save(args) => args.run(&session(Needs::Blobs)?),
             Command::Load(args) => args.run(&session(Needs::Blobs)?),
+            Command::Import(args) => args.run(&session(Needs::Layers)?),
+            Command::Unpack(args) => args.run(&session(Needs::Layers)?),
+            Command::Df(args) => args.run(&session(Needs::Layers)?),
+            Command::Prune(args) => args.run(&session(Needs::Layers)?),
+            Command::Check(args) => args.run(&session(Needs::Layers)?),
             Command::Completion(args) => args.run(),
             Command::Man(args) => args.run(),
             Command::Version => output::print_line(concat!("strata ", env!("CARGO_PKG_VERSION"))),

@@ -118,11 +118,6 @@ impl Session {
         &self.cancel
     }
 
-    /// The same, to be kept.
-    pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.cancel)
-    }
-
     /// Whether the user wants the command to end.
     pub(crate) fn is_canceled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)

@@ -14,7 +14,7 @@ use strata::store::Store;
 
 use super::error::{CliError, Doing as _};
 use super::inspect::wanted_platform;
-use super::medium::{self, StoreSink, StoreSource};
+use super::medium;
 use super::output::{note, print_line};
 use super::progress::{Progress, ProgressMode};
 use super::session::Session;
@@ -237,19 +237,32 @@ pub(crate) fn pull(
     let source = super::registry::source(session, name)?;
     let doing = || format!("pull {}", name.familiar());
     let root = source.root().doing(doing)?;
-    let unnamed = StoreSink::new(store.clone(), Vec::new());
-    copy(session, source.as_ref(), &unnamed, platforms, quiet)?;
-    if root.media_type.is_index() {
-        // Its bytes are kept as they came, so that its digest stays good, with one platform in the store or with all.
-        let bytes = source.manifest(&root).doing(doing)?;
-        store
-            .put_bytes(root.media_type.clone(), &bytes)
-            .doing(doing)?;
+    let named = name.tag().is_some();
+    let names = if named {
+        vec![name.clone()]
+    } else {
+        Vec::new()
+    };
+    let copied = copy(
+        session,
+        source.as_ref(),
+        &store.sink(names),
+        platforms,
+        quiet,
+    )?;
+    if copied.root.digest == root.digest {
+        return Ok(root);
     }
-    if name.tag().is_some() {
+    // One image of an index. The index's bytes are kept as they came, so that its digest stays good, and the name is its.
+    let bytes = source.manifest(&root).doing(doing)?;
+    store
+        .put_bytes(root.media_type.clone(), &bytes)
+        .doing(doing)?;
+    if named {
         store.tag(name, &root).doing(doing)?;
     } else {
         store.keep(&root).doing(doing)?;
+        store.forget(&copied.root.digest).doing(doing)?;
     }
     Ok(root)
 }
@@ -299,7 +312,7 @@ pub(crate) fn push(
     quiet: bool,
 ) -> Result<Digest, CliError> {
     let platforms = complete(store, root)?;
-    let source = StoreSource::new(store.clone(), shown.to_owned(), root.clone());
+    let source = store.source(shown, root.clone());
     let sink = super::registry::sink(session, destination)?;
     let copied = copy(session, &source, sink.as_ref(), platforms, quiet)?;
     Ok(copied.root.digest)
@@ -413,7 +426,7 @@ impl SaveArgs {
             Platforms::All
         };
         let sink = archive(self.output.as_deref(), form, names)?;
-        let source = StoreSource::new(store, self.images.join(", "), root);
+        let source = store.source(&self.images.join(", "), root);
         copy(session, &source, &sink, platforms, self.output.is_none()).map(drop)
     }
 }
@@ -504,16 +517,11 @@ impl LoadArgs {
         let is_digest = name.parse::<Digest>().is_ok();
         let own = name.parse::<Reference>().ok().filter(|_| !is_digest);
         let name = own.or_else(|| fallback.cloned());
-        let sink = StoreSink::new(store.clone(), name.iter().cloned().collect());
+        let sink = store.sink(name.iter().cloned().collect());
         let copied = copy(session, source, &sink, Platforms::All, self.quiet)?;
         match name {
             Some(name) => print_line(&format!("Loaded image: {}", name.familiar())),
-            None => {
-                store
-                    .keep(&copied.root)
-                    .doing(|| format!("keep {}", copied.root.digest))?;
-                print_line(&format!("Loaded image ID: {}", copied.root.digest))
-            }
+            None => print_line(&format!("Loaded image ID: {}", copied.root.digest)),
         }
     }
 }

@@ -1,0 +1,499 @@
+//! `build`: from the request to the result, through the rooms in their order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Cursor, Read as _};
+
+use strata::build::{
+    self, BuildError, Built, Context, ContextSource as EngineSource, EventKind, Events as _,
+    Request, SecretSource, Secrets, SshAgents,
+};
+use strata::dockerfile::{self, Diagnostic, diagnostic, lint};
+use strata::plan::{self, Graph, NamedContext, Op, Origin, PlanError};
+use strata::store::Store;
+
+use super::build_args::{BuildRequest, Call};
+use super::build_output::{self, image_options};
+use super::build_values::{ContextSource, SecretFrom, Ssh};
+use super::dockerfile::{self as text, Base, Text};
+use super::error::{CliError, Doing as _};
+use super::failure;
+use super::output::{note, print};
+use super::progress::{Progress, ProgressMode};
+use super::resolve::Images;
+use super::session::Session;
+
+/// How much of standard input shows whether it is an archive: a tar's magic is at 257.
+const HEAD_BYTES: u64 = 512;
+
+/// The surroundings of a build.
+pub(super) struct Build<'a> {
+    pub(super) request: &'a BuildRequest,
+    pub(super) session: &'a Session,
+    pub(super) store: &'a Store,
+    pub(super) progress: &'a Progress,
+    http: ureq::Agent,
+    secrets: Secrets,
+    ssh: SshAgents,
+}
+
+/// Dockerfile and context.
+struct Inputs {
+    text: Text,
+    context: Option<Context>,
+}
+
+/// Why there is no result, before it is put into words.
+enum Failure {
+    /// The Dockerfile cannot be read.
+    Parse(Text, Vec<Diagnostic>),
+    /// It cannot be planned.
+    Plan(Text, Box<PlanError>),
+    /// It cannot be built.
+    Engine(Text, BuildError),
+    /// Anything else.
+    Other(CliError),
+}
+
+impl From<CliError> for Failure {
+    fn from(error: CliError) -> Failure {
+        Failure::Other(error)
+    }
+}
+
+/// Runs `build`.
+pub(crate) fn run(request: &BuildRequest, session: &Session) -> Result<(), CliError> {
+    let store = session.store()?;
+    let progress = Progress::new(request.progress, "Building");
+    let build = Build {
+        request,
+        session,
+        store: &store,
+        progress: &progress,
+        http: ureq::Agent::new_with_defaults(),
+        secrets: secrets(request),
+        ssh: agents(&request.ssh)?,
+    };
+    let result = build.all();
+    progress.finish();
+    match result {
+        Ok(done) => {
+            build.show_warnings(&done.text);
+            done.report(request)
+        }
+        Err(failure) => Err(build.explain(failure)),
+    }
+}
+
+/// What a build came to, for the last words.
+struct Done {
+    text: Text,
+    report: Report,
+}
+
+enum Report {
+    /// Images were made.
+    Built(Box<Built>),
+    /// `--check` found so many mistakes.
+    Checked(usize),
+}
+
+impl Done {
+    fn report(&self, request: &BuildRequest) -> Result<(), CliError> {
+        match &self.report {
+            Report::Built(built) => build_output::report(request, built),
+            Report::Checked(0) => print("Check complete, no warnings found.\n"),
+            Report::Checked(count) => {
+                let s = if *count == 1 { " has" } else { "s have" };
+                print(format!("Check complete, {count} warning{s} been found!\n"))?;
+                Err(CliError::Exit(super::error::exit::FAILED))
+            }
+        }
+    }
+}
+
+fn secrets(request: &BuildRequest) -> Secrets {
+    let mut secrets = Secrets::default();
+    for secret in &request.secrets {
+        let source = match &secret.from {
+            SecretFrom::File(path) => SecretSource::File(path.clone()),
+            SecretFrom::Env(name) => SecretSource::Env(name.clone()),
+        };
+        secrets.add(&secret.id, source);
+    }
+    secrets
+}
+
+/// The agents' sockets; `$SSH_AUTH_SOCK` where no path is given.
+fn agents(specs: &[Ssh]) -> Result<SshAgents, CliError> {
+    let mut agents = SshAgents::default();
+    for spec in specs {
+        let path = match &spec.paths[..] {
+            [] => std::env::var_os("SSH_AUTH_SOCK")
+                .filter(|v| !v.is_empty())
+                .map(std::path::PathBuf::from)
+                .ok_or_else(|| {
+                    CliError::Refused(format!(
+                        "no ssh agent for --ssh {}: SSH_AUTH_SOCK is not set",
+                        spec.id
+                    ))
+                })?,
+            [one] => one.clone(),
+            _ => {
+                return Err(CliError::Refused(format!(
+                    "--ssh {}: keys are not yet supported; load them into an agent and give its socket",
+                    spec.id
+                )));
+            }
+        };
+        let kind = fs::metadata(&path)
+            .doing(|| format!("use the ssh agent {}", path.display()))?
+            .file_type();
+        if !std::os::unix::fs::FileTypeExt::is_socket(&kind) {
+            return Err(CliError::Refused(format!(
+                "--ssh {}: {} is no socket; keys are not yet supported, load them into an agent and give its socket",
+                spec.id,
+                path.display()
+            )));
+        }
+        agents.add(&spec.id, &path.display().to_string());
+    }
+    Ok(agents)
+}
+
+impl Build<'_> {
+    fn all(&self) -> Result<Done, Failure> {
+        let images = Images::new(self.session, self.store, self.progress, self.request.pull);
+        build_output::check(self.request)?;
+        self.secrets
+            .check()
+            .doing(|| "use the secrets".to_owned())?;
+        let inputs = images.step("[internal] load build definition".to_owned(), || {
+            self.inputs()
+        })?;
+        let Inputs { text, context } = inputs;
+        let parsed = match dockerfile::parse(&text.text) {
+            Ok(parsed) => parsed,
+            Err(errors) => return Err(Failure::Parse(text, errors)),
+        };
+        let mut options = self.request.plan.clone();
+        options.dockerfile_name.clone_from(&text.name);
+        self.warn(lint::check(&parsed));
+        let graph = match plan::lower(&parsed.dockerfile, &options, &images) {
+            Ok(graph) => graph,
+            Err(error) => return Err(Failure::Plan(text, Box::new(error))),
+        };
+        self.warn(graph.warnings.clone());
+        if self.request.call == Call::Check {
+            let warnings = self.progress.warnings();
+            for warning in &warnings {
+                print(format!(
+                    "WARNING: {}\n\n",
+                    diagnostic::render(warning, &text.name, &text.text)
+                ))?;
+            }
+            return Ok(Done {
+                text,
+                report: Report::Checked(warnings.len()),
+            });
+        }
+        let contexts = match self.named_contexts(&graph) {
+            Ok(contexts) => contexts,
+            Err(error) => return Err(self.engine_failure(text, error)),
+        };
+        let mut request = Request {
+            graph: &graph,
+            context,
+            contexts,
+            secrets: self.secrets.clone(),
+            ssh: self.ssh.clone(),
+            jobs: self.jobs(),
+            privilege: self.session.privilege().clone(),
+            http: self.http.clone(),
+            image: image_options(self.request, None)?,
+        };
+        // Outputs of another form are another build, all of whose steps are cached by then.
+        let mut built: Option<Built> = None;
+        for group in build_output::groups(&self.request.outputs) {
+            request.image = image_options(self.request, group.form)?;
+            let one = match build::build(
+                self.store,
+                &request,
+                &images,
+                self.progress,
+                self.session.cancel(),
+            ) {
+                Ok(one) => one,
+                Err(error) => return Err(self.engine_failure(text, error)),
+            };
+            for output in &group.outputs {
+                build_output::deliver(self, &images, output, &one)?;
+            }
+            built.get_or_insert(one);
+        }
+        match built {
+            Some(built) => Ok(Done {
+                text,
+                report: Report::Built(Box::new(built)),
+            }),
+            None => Err(CliError::Usage("nothing to build: no output".to_owned()).into()),
+        }
+    }
+
+    fn engine_failure(&self, text: Text, error: BuildError) -> Failure {
+        if error.is_canceled() || self.session.is_canceled() {
+            Failure::Other(CliError::Interrupted)
+        } else {
+            Failure::Engine(text, error)
+        }
+    }
+
+    /// Steps at once: as many as there are processors.
+    fn jobs(&self) -> usize {
+        let all = || std::thread::available_parallelism().unwrap_or(std::num::NonZeroUsize::MIN);
+        self.request.jobs.unwrap_or_else(all).get()
+    }
+
+    fn warn(&self, warnings: Vec<Diagnostic>) {
+        for warning in warnings {
+            self.progress.event(EventKind::Warning(warning));
+        }
+    }
+
+    /// Reads the Dockerfile and brings the context to disk. Only a folder is used where it is.
+    fn inputs(&self) -> Result<Inputs, CliError> {
+        let source = &self.request.dockerfile;
+        let load = |from| self.load(from, "the build context");
+        match &self.request.context {
+            ContextSource::Folder(folder) => {
+                if !folder.exists() {
+                    return Err(CliError::Refused(format!(
+                        "unable to prepare context: path {:?} not found",
+                        folder.display().to_string()
+                    )));
+                }
+                let base = Base::Own(folder);
+                let text = text::read(source, base)?;
+                let mut context = load(EngineSource::Folder(folder.clone()))?;
+                set_ignore(&mut context, text.ignore(base)?);
+                Ok(Inputs {
+                    text,
+                    context: Some(context),
+                })
+            }
+            ContextSource::Stdin => {
+                let mut head = Vec::new();
+                io::stdin()
+                    .lock()
+                    .take(HEAD_BYTES)
+                    .read_to_end(&mut head)
+                    .doing(|| "read standard input".to_owned())?;
+                if text::is_archive(&head) {
+                    let stream = Cursor::new(head).chain(io::stdin());
+                    return self.foreign(load(EngineSource::Archive(Box::new(stream)))?);
+                }
+                // A Dockerfile by itself, unless it was given elsewhere.
+                let text = match source {
+                    super::build_values::DockerfileSource::Path(_) => {
+                        text::read(source, Base::Nothing)?
+                    }
+                    _ => {
+                        io::stdin()
+                            .lock()
+                            .read_to_end(&mut head)
+                            .doing(|| "read standard input".to_owned())?;
+                        text::from_stream(&head)
+                    }
+                };
+                Ok(Inputs {
+                    text,
+                    context: None,
+                })
+            }
+            ContextSource::Archive(path) => {
+                let file = fs::File::open(path).doing(|| format!("read {}", path.display()))?;
+                self.foreign(load(EngineSource::Archive(Box::new(file)))?)
+            }
+            ContextSource::Http(url) => self.foreign(load(EngineSource::Http(url.clone()))?),
+            ContextSource::Git(url) => self.foreign(load(EngineSource::Git(url.clone()))?),
+        }
+    }
+
+    /// A context that came from elsewhere, with the Dockerfile in it.
+    fn foreign(&self, mut context: Context) -> Result<Inputs, CliError> {
+        let folder = context.folder().to_owned();
+        let base = Base::Foreign(&folder);
+        let text = text::read(&self.request.dockerfile, base)?;
+        set_ignore(&mut context, text.ignore(base)?);
+        Ok(Inputs {
+            text,
+            context: Some(context),
+        })
+    }
+
+    fn load(&self, from: EngineSource<'_>, what: &str) -> Result<Context, CliError> {
+        self.context(from).map_err(|error| {
+            if error.is_canceled() {
+                CliError::Interrupted
+            } else {
+                CliError::Cannot {
+                    doing: format!("load {what}"),
+                    source: error.into(),
+                }
+            }
+        })
+    }
+
+    fn context(&self, from: EngineSource<'_>) -> Result<Context, BuildError> {
+        Context::load(
+            from,
+            self.store,
+            &self.http,
+            &self.secrets,
+            &self.ssh,
+            self.session.cancel(),
+        )
+    }
+
+    /// The named contexts with files that the graph reads; those it does not read are not fetched.
+    fn named_contexts(&self, graph: &Graph) -> Result<BTreeMap<String, Context>, BuildError> {
+        let used = named_origins(graph);
+        let mut contexts = BTreeMap::new();
+        for (name, source) in &self.request.plan.contexts {
+            if !used.contains(name.as_str()) {
+                continue;
+            }
+            let context = match source {
+                NamedContext::Local(path) => {
+                    let mut context = self.context(EngineSource::Folder(path.clone()))?;
+                    if let Ok(ignore) = text::folder_ignore(path) {
+                        set_ignore(&mut context, ignore);
+                    }
+                    context
+                }
+                NamedContext::Git(url) => self.context(EngineSource::Git(url.clone()))?,
+                NamedContext::Http(url) => self.context(EngineSource::Http(url.clone()))?,
+                NamedContext::Image(_) | NamedContext::Layout { .. } => continue,
+            };
+            contexts.insert(name.clone(), context);
+        }
+        Ok(contexts)
+    }
+
+    /// The findings, in few words, after a build.
+    fn show_warnings(&self, text: &Text) {
+        let warnings = self.progress.warnings();
+        let shown = matches!(
+            self.request.progress,
+            ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain
+        );
+        if warnings.is_empty() || !shown || self.request.call == Call::Check {
+            return;
+        }
+        let s = if warnings.len() == 1 { "" } else { "s" };
+        note(&format!(
+            "\n {} warning{s} found (see strata build --check):",
+            warnings.len()
+        ));
+        for warning in &warnings {
+            let (line, _) = diagnostic::position(&text.text, warning.span.start);
+            let rule = warning.rule.map_or_else(String::new, |r| format!("{r}: "));
+            note(&format!(" - {rule}{} (line {line})", warning.message));
+        }
+    }
+
+    /// Shows what the user needs to see of a failure, and gives the error that ends the command.
+    fn explain(&self, failure: Failure) -> CliError {
+        let quiet = self.request.progress == ProgressMode::Rawjson;
+        match failure {
+            Failure::Other(error) => error,
+            Failure::Parse(text, errors) => {
+                for error in &errors {
+                    note(&diagnostic::render(error, &text.name, &text.text));
+                }
+                CliError::Build(Box::new(ParseFailure::new(&text, &errors)))
+            }
+            Failure::Plan(text, error) => {
+                if let Some(found) = error.diagnostic() {
+                    note(&diagnostic::render(&found, &text.name, &text.text));
+                }
+                CliError::Build(error)
+            }
+            Failure::Engine(text, error) => {
+                if let Some(failed) = self.progress.failed().filter(|f| !f.tail.is_empty())
+                    && !quiet
+                {
+                    note(String::from_utf8_lossy(&failure::log_tail(&failed)).trim_end());
+                }
+                if let Some(BuildError::Step { lines, .. }) = error.step() {
+                    let excerpt = failure::excerpt(&text.name, &text.text, lines);
+                    if !excerpt.is_empty() && !quiet {
+                        note(excerpt.trim_end());
+                    }
+                }
+                CliError::Build(Box::new(SolveFailure(error)))
+            }
+        }
+    }
+}
+
+fn set_ignore(context: &mut Context, ignore: Option<(dockerfile::ignore::Ignore, String)>) {
+    if let Some((ignore, name)) = ignore {
+        context.set_ignore(ignore, &name);
+    }
+}
+
+/// The names of contexts whose files a graph reads.
+fn named_origins(graph: &Graph) -> BTreeSet<&str> {
+    use strata::plan::graph::RunMount;
+    let mut names = BTreeSet::new();
+    for vertex in &graph.vertices {
+        match &vertex.op {
+            Op::Copy(copy) => names.extend(named(&copy.origin)),
+            Op::Run(run) => {
+                for mount in &run.mounts {
+                    match mount {
+                        RunMount::Bind { origin, .. }
+                        | RunMount::Cache {
+                            from: Some((origin, _)),
+                            ..
+                        } => names.extend(named(origin)),
+                        _ => {}
+                    }
+                }
+            }
+            Op::Image(_) | Op::Workdir(_) => {}
+        }
+    }
+    names
+}
+
+fn named(origin: &Origin) -> Option<&str> {
+    match origin {
+        Origin::Named(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// A Dockerfile with mistakes, in BuildKit's words.
+#[derive(Debug, thiserror::Error)]
+#[error("dockerfile parse error on line {line}: {message}")]
+struct ParseFailure {
+    line: u32,
+    message: String,
+}
+
+impl ParseFailure {
+    fn new(text: &Text, errors: &[Diagnostic]) -> ParseFailure {
+        let (line, message) = errors.first().map_or((1, String::new()), |e| {
+            let (line, _) = diagnostic::position(&text.text, e.span.start);
+            (line, e.message.clone())
+        });
+        ParseFailure { line, message }
+    }
+}
+
+/// A build that failed, in the words scripts look for.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to solve")]
+struct SolveFailure(#[source] BuildError);

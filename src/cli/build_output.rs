@@ -1,0 +1,335 @@
+//! What becomes of a build's result: names, archives, files, pushes, and what is said about it.
+
+use std::fs;
+use std::io;
+
+use serde_json::json;
+use strata::build::{Annotations, Built, ImageOptions};
+use strata::image::archive::Form as ArchiveForm;
+use strata::image::layout::Layout;
+use strata::image::{Name, Platforms, Sink};
+use strata::layer::Compression;
+use strata::oci::{Descriptor, Reference};
+
+use super::build::Build;
+use super::build_args::BuildRequest;
+use super::build_values::{Annotation, AnnotationTarget};
+use super::error::{CliError, Doing as _};
+use super::export;
+use super::output::print_line;
+use super::output_spec::{ArchiveKind, CompressionKind, Dest, Form, OutputSpec};
+use super::resolve::Images;
+use super::transfer;
+
+/// Outputs that are the same image.
+pub(super) struct Group<'a> {
+    /// The form of that image; none where only files are wanted.
+    pub(super) form: Option<&'a Form>,
+    /// The outputs.
+    pub(super) outputs: Vec<&'a OutputSpec>,
+}
+
+fn form(output: &OutputSpec) -> Option<&Form> {
+    match output {
+        OutputSpec::Image { form, .. } | OutputSpec::Archive { form, .. } => Some(form),
+        OutputSpec::Files { .. } | OutputSpec::CacheOnly => None,
+    }
+}
+
+/// Outputs by the image they are of, in the order given. Files and caches are of any.
+pub(super) fn groups(outputs: &[OutputSpec]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for output in outputs {
+        let form = form(output);
+        let fits = |g: &&mut Group<'_>| form.is_none() || g.form.is_none() || g.form == form;
+        match groups.iter_mut().find(fits) {
+            Some(group) => {
+                group.form = group.form.or(form);
+                group.outputs.push(output);
+            }
+            None => groups.push(Group {
+                form,
+                outputs: vec![output],
+            }),
+        }
+    }
+    groups
+}
+
+/// What can be refused before anything is built.
+pub(super) fn check(request: &BuildRequest) -> Result<(), CliError> {
+    let several = request.plan.platforms.len() > 1;
+    for output in &request.outputs {
+        match output {
+            OutputSpec::Image {
+                names, push: true, ..
+            } if names.is_empty() && request.tags.is_empty() => {
+                return Err(CliError::Usage(
+                    "a push needs a name: give one with -t".to_owned(),
+                ));
+            }
+            OutputSpec::Archive {
+                kind: ArchiveKind::Docker,
+                ..
+            } if several => {
+                return Err(CliError::Usage(
+                    "a docker archive holds one platform: use type=oci for several".to_owned(),
+                ));
+            }
+            _ => {}
+        }
+        if let Some(form) = form(output) {
+            image_options(request, Some(form))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the engine needs to know of the image's form.
+pub(super) fn image_options(
+    request: &BuildRequest,
+    form: Option<&Form>,
+) -> Result<ImageOptions, CliError> {
+    let standard = Form::default();
+    let form = form.unwrap_or(&standard);
+    let level = form.level.map(i64::from);
+    let compression = match form.compression {
+        None | Some(CompressionKind::Gzip) => Compression::gzip(level),
+        Some(CompressionKind::Zstd) => Compression::zstd(level),
+        Some(CompressionKind::Uncompressed) => Ok(Compression::None),
+    }
+    .doing(|| "use --output".to_owned())?;
+    Ok(ImageOptions {
+        compression,
+        force_compression: form.force_compression,
+        rewrite_timestamp: form.rewrite_timestamp,
+        source_date_epoch: form.source_date_epoch.or(request.source_date_epoch),
+        oci_media_types: form.oci_media_types.unwrap_or(true),
+        annotations: annotations(request, form)?,
+        index: request.plan.platforms.len() > 1,
+    })
+}
+
+/// All annotations of the flags and of an output.
+fn all_annotations<'a>(
+    request: &'a BuildRequest,
+    form: &'a Form,
+) -> impl Iterator<Item = &'a Annotation> {
+    request.annotations.iter().chain(&form.annotations)
+}
+
+fn annotations(request: &BuildRequest, form: &Form) -> Result<Annotations, CliError> {
+    let mut result = Annotations::default();
+    let platforms = &request.plan.platforms;
+    for annotation in all_annotations(request, form) {
+        if let Some(wanted) = &annotation.platform {
+            if platforms.len() > 1 {
+                return Err(CliError::Refused(format!(
+                    "the annotation {} for {wanted} alone, of several platforms, is not yet supported",
+                    annotation.key
+                )));
+            }
+            let host = strata::oci::Platform::host();
+            if platforms.first().unwrap_or(&host) != wanted {
+                continue;
+            }
+        }
+        let map = match annotation.target {
+            AnnotationTarget::Manifest => &mut result.manifest,
+            AnnotationTarget::ManifestDescriptor => &mut result.manifest_descriptor,
+            AnnotationTarget::Index => &mut result.index,
+            // Of the layout, not of the image: see `root`.
+            AnnotationTarget::IndexDescriptor => continue,
+        };
+        map.insert(annotation.key.clone(), annotation.value.clone());
+    }
+    Ok(result)
+}
+
+/// The result's descriptor with what `index-descriptor` annotations say of it.
+fn root(request: &BuildRequest, form: &Form, built: &Built) -> Descriptor {
+    let mut root = built.root.clone();
+    for annotation in all_annotations(request, form) {
+        if annotation.target == AnnotationTarget::IndexDescriptor {
+            root.annotations
+                .insert(annotation.key.clone(), annotation.value.clone());
+        }
+    }
+    root
+}
+
+/// The names of an output, each once: those of `-t`, then its own.
+fn names(request: &BuildRequest, own: &[Reference]) -> Vec<Reference> {
+    let mut names: Vec<Reference> = Vec::new();
+    for name in request.tags.iter().chain(own) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names
+}
+
+/// Brings the result where an output says.
+pub(super) fn deliver(
+    build: &Build<'_>,
+    images: &Images<'_>,
+    output: &OutputSpec,
+    built: &Built,
+) -> Result<(), CliError> {
+    let (request, store) = (build.request, build.store);
+    match output {
+        OutputSpec::Image {
+            names: own, push, ..
+        } => {
+            let names = names(request, own);
+            if names.is_empty() {
+                return store
+                    .keep(&built.root)
+                    .doing(|| format!("keep {}", built.root.digest));
+            }
+            for name in &names {
+                images.step(format!("naming to {name}"), || {
+                    store
+                        .tag(name, &built.root)
+                        .doing(|| format!("name the image {}", name.familiar()))
+                })?;
+            }
+            for name in names.iter().filter(|_| *push) {
+                images.step(format!("pushing {name}"), || {
+                    transfer::push(
+                        build.session,
+                        store,
+                        &built.root,
+                        &name.familiar(),
+                        name,
+                        true,
+                    )
+                })?;
+            }
+            Ok(())
+        }
+        OutputSpec::Archive {
+            kind,
+            dest,
+            tar,
+            names: own,
+            form,
+        } => {
+            let names = names(request, own)
+                .into_iter()
+                .map(Name::Reference)
+                .collect();
+            let sink: Box<dyn Sink> = match (dest, tar) {
+                (Dest::Path(path), false) => Box::new(
+                    Layout::create(path, names).doing(|| format!("write {}", path.display()))?,
+                ),
+                (dest, _) => {
+                    let form = match kind {
+                        ArchiveKind::Oci => ArchiveForm::Oci,
+                        ArchiveKind::Docker => ArchiveForm::Docker,
+                    };
+                    let path = match dest {
+                        Dest::Path(path) => Some(path.as_path()),
+                        Dest::Stdout => None,
+                    };
+                    Box::new(transfer::archive(path, form, names)?)
+                }
+            };
+            let source = store.source("the result", root(request, form, built));
+            images.step(format!("exporting to {}", sink.name()), || {
+                transfer::copy(build.session, &source, sink.as_ref(), Platforms::All, true)
+            })?;
+            Ok(())
+        }
+        OutputSpec::Files {
+            dest,
+            tar,
+            platform_split,
+        } => images.step("exporting files".to_owned(), || {
+            export::files(build.session, store, built, dest, *tar, *platform_split)
+        }),
+        OutputSpec::CacheOnly => Ok(()),
+    }
+}
+
+/// The image ID: the configuration's digest, or the index's for several platforms.
+fn image_id(built: &Built) -> String {
+    match &built.images[..] {
+        [one] => one.config.digest.to_string(),
+        _ => built.root.digest.to_string(),
+    }
+}
+
+/// Writes `--iidfile` and `--metadata-file`, and with `-q` the image ID.
+pub(super) fn report(request: &BuildRequest, built: &Built) -> Result<(), CliError> {
+    let id = image_id(built);
+    let write = |path: &std::path::Path, text: &[u8]| -> io::Result<()> { fs::write(path, text) };
+    if let Some(path) = &request.iidfile {
+        write(path, id.as_bytes()).doing(|| format!("write {}", path.display()))?;
+    }
+    if let Some(path) = &request.metadata_file {
+        let doing = || format!("write {}", path.display());
+        let mut text = serde_json::to_vec_pretty(&metadata(request, built)).doing(doing)?;
+        text.push(b'\n');
+        write(path, &text).doing(doing)?;
+    }
+    if request.quiet {
+        print_line(&id)
+    } else {
+        Ok(())
+    }
+}
+
+/// buildx's keys.
+fn metadata(request: &BuildRequest, built: &Built) -> serde_json::Value {
+    let mut value = json!({
+        "containerimage.descriptor": built.root,
+        "containerimage.digest": built.root.digest,
+    });
+    if let [one] = &built.images[..] {
+        value["containerimage.config.digest"] = json!(one.config.digest);
+    }
+    let mut all: Vec<String> = Vec::new();
+    for output in &request.outputs {
+        if let OutputSpec::Image { names: own, .. } | OutputSpec::Archive { names: own, .. } =
+            output
+        {
+            for name in names(request, own) {
+                let name = name.to_string();
+                if !all.contains(&name) {
+                    all.push(name);
+                }
+            }
+        }
+    }
+    if !all.is_empty() {
+        value["image.name"] = json!(all.join(","));
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::output_spec::output;
+    use super::*;
+
+    #[test]
+    fn outputs_of_one_form_are_one_build() {
+        let count = |texts: &[&str]| {
+            let outputs: Vec<OutputSpec> = texts.iter().map(|t| output(t).unwrap()).collect();
+            let groups = groups(&outputs);
+            let sizes: Vec<usize> = groups.iter().map(|g| g.outputs.len()).collect();
+            sizes
+        };
+        assert_eq!(count(&["type=image", "type=oci,dest=a"]), [2]);
+        assert_eq!(
+            count(&["type=image", "type=oci,dest=a,compression=zstd"]),
+            [1, 1]
+        );
+        assert_eq!(
+            count(&["out", "type=oci,dest=a,compression=zstd", "type=tar"]),
+            [3]
+        );
+        assert_eq!(count(&[]), [0usize; 0]);
+    }
+}

@@ -1,0 +1,154 @@
+//! A result as plain files: `type=local`, `type=tar`, and `unpack`.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use strata::build::Built;
+use strata::layer::tar::WhiteoutNames;
+use strata::layer::{
+    self, Compression, Devices, DiffOptions, Ownership, PackOptions, Root, Stack, TreeOptions,
+    UnpackOptions, Whiteouts,
+};
+use strata::oci::{Descriptor, Platform};
+use strata::store::Store;
+
+use super::error::{CliError, Doing as _};
+use super::output::note;
+use super::output_spec::Dest;
+use super::session::Session;
+
+/// The most that a layer may unpack to: 1 TiB, far beyond any image; a bomb fills the disk no sooner than that.
+const MAX_LAYER_BYTES: u64 = 1 << 40;
+
+/// Writes the layers of an image, bottom first, over each other into a folder: a plain root file system.
+///
+/// `Ok` means: everything is in the folder, and every blob was what its digest says.
+pub(crate) fn unpack(
+    session: &Session,
+    store: &Store,
+    layers: &[Descriptor],
+    folder: &Path,
+) -> Result<(), CliError> {
+    let doing = || format!("unpack into {}", folder.display());
+    fs::create_dir_all(folder).doing(doing)?;
+    let root = Root::open(folder).doing(doing)?;
+    let privilege = session.privilege();
+    let options = UnpackOptions {
+        tree: TreeOptions {
+            ownership: if privilege.can_chown() {
+                Ownership::Real
+            } else {
+                Ownership::Xattr
+            },
+            whiteouts: Whiteouts::Apply,
+            devices: if privilege.can_mknod() {
+                Devices::Create
+            } else {
+                Devices::Skip
+            },
+        },
+        names: WhiteoutNames::Oci,
+        limit_bytes: MAX_LAYER_BYTES,
+        below: None,
+    };
+    for blob in layers {
+        if session.is_canceled() {
+            return Err(CliError::Interrupted);
+        }
+        let file = store.open_blob(blob).doing(doing)?;
+        let unpacked = layer::unpack(file, &root, &options).doing(doing)?;
+        if unpacked.digest != blob.digest {
+            return Err(CliError::Refused(format!(
+                "the blob {} is damaged: its bytes have the digest {}; run strata check --repair and pull the image again",
+                blob.digest, unpacked.digest
+            )));
+        }
+        for text in &unpacked.notes {
+            note(&format!("note: {text}"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a build's files, a folder for each platform where there are several.
+pub(crate) fn files(
+    session: &Session,
+    store: &Store,
+    built: &Built,
+    dest: &Dest,
+    tar: bool,
+    platform_split: Option<bool>,
+) -> Result<(), CliError> {
+    let split = platform_split.unwrap_or(built.images.len() > 1);
+    let sub = |platform: &Platform| {
+        if split {
+            platform.to_string().replace('/', "_")
+        } else {
+            String::new()
+        }
+    };
+    match (dest, tar) {
+        (Dest::Path(folder), false) => built.images.iter().try_for_each(|image| {
+            unpack(
+                session,
+                store,
+                &image.layers,
+                &folder.join(sub(&image.platform)),
+            )
+        }),
+        (dest, _) => {
+            let work = store
+                .work()
+                .doing(|| "make a temporary folder".to_owned())?;
+            let tree = work
+                .directory("export")
+                .doing(|| "make a temporary folder".to_owned())?;
+            for image in &built.images {
+                unpack(
+                    session,
+                    store,
+                    &image.layers,
+                    &tree.join(sub(&image.platform)),
+                )?;
+            }
+            match dest {
+                Dest::Path(path) => {
+                    let doing = || format!("write {}", path.display());
+                    let dir = match path.parent() {
+                        Some(dir) if !dir.as_os_str().is_empty() => dir,
+                        _ => Path::new("."),
+                    };
+                    let mut temp = tempfile::NamedTempFile::new_in(dir).doing(doing)?;
+                    pack(session, &tree, temp.as_file_mut())?;
+                    temp.persist(path).doing(doing)?;
+                    Ok(())
+                }
+                Dest::Stdout => pack(session, &tree, io::stdout()),
+            }
+        }
+    }
+}
+
+/// A folder as a plain tar.
+fn pack(session: &Session, tree: &Path, out: impl Write + Send) -> Result<(), CliError> {
+    let doing = || "write the tar".to_owned();
+    let root = Arc::new(File::open(tree).doing(doing)?.into());
+    let options = DiffOptions {
+        ownership: if session.privilege().can_chown() {
+            Ownership::Real
+        } else {
+            Ownership::Xattr
+        },
+        ..DiffOptions::default()
+    };
+    let changes = layer::diff(&root, &Stack::new(Vec::new()), &options).doing(doing)?;
+    let options = PackOptions {
+        compression: Compression::None,
+        ..PackOptions::default()
+    };
+    layer::pack(changes, out, &options, None)
+        .map(drop)
+        .doing(doing)
+}
