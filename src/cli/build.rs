@@ -50,7 +50,7 @@ enum Failure {
     /// It cannot be planned.
     Plan(Text, Box<PlanError>),
     /// It cannot be built.
-    Engine(Text, BuildError),
+    Engine(Text, Box<BuildError>),
     /// Anything else.
     Other(CliError),
 }
@@ -244,7 +244,7 @@ impl Build<'_> {
         if error.is_canceled() || self.session.is_canceled() {
             Failure::Other(CliError::Interrupted)
         } else {
-            Failure::Engine(text, error)
+            Failure::Engine(text, Box::new(error))
         }
     }
 
@@ -496,4 +496,4 @@ impl ParseFailure {
 /// A build that failed, in the words scripts look for.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to solve")]
-struct SolveFailure(#[source] BuildError);
+struct SolveFailure(#[source] Box<BuildError>);

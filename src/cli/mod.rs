@@ -92,8 +92,8 @@ enum LogLevel {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
-    Build(build_args::BuildArgs),
-    Run(run_args::RunArgs),
+    Build(Box<build_args::BuildArgs>),
+    Run(Box<run_args::RunArgs>),
     Images(images::ImagesArgs),
     Tag(images::TagArgs),
     Rmi(images::RmiArgs),
@@ -195,7 +195,8 @@ fn log(level: LogLevel) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_ansi(progress::colours())
+        // Colours in logs would be a feature of the crate that nothing else needs.
+        .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
 }

@@ -171,7 +171,7 @@ impl Resolve for Images<'_> {
                     // is here cannot become another thing there.
                     Err(error) => {
                         let remote = super::registry::remote(self.session, reference)
-                            .and_then(|r| Ok(self.read(name, r, platform)?));
+                            .and_then(|r| self.read(name, r, platform));
                         return remote.map_err(|_| error);
                     }
                 }
@@ -217,7 +217,7 @@ impl Fetch for Images<'_> {
             .unwrap_or_else(PoisonError::into_inner)
             .get(&image.manifest.digest)
             .cloned()
-            .ok_or_else(|| NoSource(layer.digest))?;
+            .ok_or(NoSource(layer.digest))?;
         let stream = Counted {
             inner: source.blob(layer)?,
             done_bytes: 0,
