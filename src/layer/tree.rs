@@ -287,17 +287,18 @@ impl<'a> Tree<'a> {
             }
             let fd = self.root.open_dir(entry.path);
             let fd = fd.map_err(|e| LayerError::file("open", entry.path, e))?;
-            if !(implied && entry.path.is_empty()) {
-                self.fd_meta(fd.as_fd(), entry.path, &entry.meta())?;
-            }
+            // Before the mode, which may forbid it to anyone but root.
             let name = match self.options.whiteouts {
-                Whiteouts::OverlayTrusted => "trusted.overlay.opaque",
-                Whiteouts::OverlayUser => "user.overlay.opaque",
-                Whiteouts::Apply => continue,
+                Whiteouts::OverlayTrusted => Some("trusted.overlay.opaque"),
+                Whiteouts::OverlayUser => Some("user.overlay.opaque"),
+                Whiteouts::Apply => None,
             };
-            if opaque {
+            if let Some(name) = name.filter(|_| opaque) {
                 fsetxattr(&fd, name, b"y", XattrFlags::empty())
                     .map_err(|e| LayerError::file("make opaque", entry.path, e))?;
+            }
+            if !(implied && entry.path.is_empty()) {
+                self.fd_meta(fd.as_fd(), entry.path, &entry.meta())?;
             }
         }
         Ok((toc, self.notes))
