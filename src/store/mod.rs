@@ -31,6 +31,8 @@ mod alone;
 mod blobs;
 mod cache;
 mod check;
+#[cfg(test)]
+mod crash;
 mod df;
 mod error;
 mod files;
