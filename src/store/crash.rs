@@ -73,7 +73,7 @@ fn a_killed_writer_leaves_a_clean_store() {
         if let Some(last) = last.filter(|l| !l.is_empty()) {
             // Named when it said so, unless it had time to take the name away again (the fourth of each turn).
             let number: u64 = last["app:".len()..].parse().unwrap();
-            if number % 4 != 0 {
+            if !number.is_multiple_of(4) {
                 assert!(store.resolve(&name(&last)).unwrap().is_some(), "{last}");
             }
         }
@@ -118,7 +118,7 @@ fn processes_that_write_and_collect_at_once_lose_nothing() {
     assert_eq!(store.check(CheckDepth::Full).unwrap().findings, []);
     for text in named {
         let number: u64 = text["app:".len()..].parse().unwrap();
-        if number % 4 != 0 {
+        if !number.is_multiple_of(4) {
             assert!(store.resolve(&name(&text)).unwrap().is_some(), "{text}");
         }
     }
