@@ -2,38 +2,28 @@
 //!
 //! ```text
 //! <root>/                    an OCI image layout (image-spec image-layout.md), read in place by other tools
-//!   oci-layout index.json    every named image; org.opencontainers.image.ref.name = its full reference; image ID and size
-//!                            as annotations dev.strata.image.id and dev.strata.image.size, so that a listing reads no more
+//!   oci-layout index.json    every named image; org.opencontainers.image.ref.name = its full reference
 //!   blobs/sha256/<hex>       manifests, configs, layers as they are pushed and pulled
-//!   layers/<diffID>/         an unpacked layer; chain-<chainID>/ for one that leans on those below it
-//!     fs/                    the unpacked changeset, an overlay lower directory, immutable; may be pruned
-//!     toc                    its table of contents; stays when fs/ is pruned
-//!     boot                   the boot that wrote it, until it is flushed: it counts in no other
-//!   cache/records/<key>      build cache: key ► layer, with the labelled inputs of the key; mtime = last use
-//!   cache/layers/<diffID>    empty: some record has this layer
-//!   cache/blobs/<diffID>     which blobs hold a layer
-//!   cache/origins/<digest>   which repositories have a blob
-//!   cache/files/<context>    what the contents of context files hash to, by device, inode, size and times
+//!   layers/<hex>/            by diffID (by chainID where a layer leans on those below it)
+//!     fs/                    the unpacked changeset, an overlay lower directory, immutable
+//!     toc                    its table of contents
+//!   cache/records/<key>      build cache: key ► layer, with the labelled inputs of the key
+//!   cache/blobs/<diffID>     which blobs hold a layer, and which repositories have them
+//!   cache/files              what the contents of context files hash to, by device, inode, size and times
 //!   mounts/<id>/             RUN --mount=type=cache directories
 //!   work/<name>/             what a running process is writing; locked while it lives
-//!   locks/<kind>-<id>        see Concurrency
 //!   lock gate                see Concurrency
 //!   strata.json              format version
 //! ```
 //!
 //! Invariants: a blob's name is its digest and its bytes were verified when it was written; `layers/<id>` appears whole, by
-//! one rename, and its files are never written to again; `index.json` is replaced whole; a name appears after everything it
-//! needs is on disk ([`Store::barrier`], one flush of the file system). `kill -9` at any instant leaves a store in which
-//! [`Store::check`] finds nothing, save for directories in `work/` that the next process removes. A power loss may leave,
-//! besides, blobs of a wrong length that nothing names (such a blob is absent, and replaced by the next that writes it),
-//! layers that do not count because of their `boot`, and lost or torn cache records, which are misses: `check` calls them
-//! leftovers, and the store clean.
+//! one rename, and is never written to again; `index.json` is replaced whole; a name appears after everything it needs is on
+//! disk. Power loss or `kill -9` at any instant leaves a store that [`check`] calls clean, save for files in `work/` that the
+//! next process removes.
 //!
-//! Concurrency: whoever uses the store holds `lock` shared ([`Store::open`]); [`Store::prune`], [`Store::rmi`] and
-//! [`Store::repair`] take it exclusively, behind `gate`, so that they are not starved and wait for running builds (`rmi` does
-//! not wait, and leaves the content to `prune`). `index.json` changes under `locks/index`. One step is built once
-//! ([`Store::cache_lock`]) and one layer unpacked once; these locks die with their holders. Lock order: a step's, a layer's,
-//! `links` or `index`; no process waits for an earlier one while it holds a later one.
+//! Concurrency: whoever uses the store holds `lock` shared ([`Store::open`]); [`gc`] takes it exclusively, behind `gate`, so
+//! that it is not starved and waits for running builds. `index.json` changes under its own lock. One key is built once:
+//! [`cache`] has a lock for each key, which dies with its holder.
 //!
 //! Knows no Dockerfile and no registry.
 
@@ -41,8 +31,6 @@ mod alone;
 mod blobs;
 mod cache;
 mod check;
-#[cfg(test)]
-mod crash;
 mod df;
 mod error;
 mod files;
@@ -171,15 +159,14 @@ impl Store {
     pub fn open(root: &Path, options: StoreOptions) -> Result<Store, StoreError> {
         // Absolute, so that a later change of the working directory cannot move it.
         let root = std::path::absolute(root).map_err(StoreError::file("find", root))?;
-        let gate = match lock::open(&root.join("gate")) {
-            Ok(gate) => gate,
-            Err(_) => {
-                create_root(&root)?;
-                lock::open(&root.join("gate"))?
-            }
-        };
+        let gate_path = root.join("gate");
+        // Nothing is written into a folder that is something else's.
+        if !gate_path.exists() {
+            create_root(&root)?;
+        }
+        let gate = lock::open(&gate_path)?;
         // The gate is held for a moment only, except by a collection: it keeps newcomers out while it waits for the users.
-        lock::take(&gate, Hold::Exclusive, &root.join("gate"))?;
+        lock::take(&gate, Hold::Exclusive, &gate_path)?;
         let usage_path = root.join("lock");
         let usage = lock::open(&usage_path)?;
         lock::take(&usage, Hold::Shared, &usage_path)?;
@@ -261,12 +248,12 @@ fn create_root(root: &Path) -> Result<(), StoreError> {
         let entry = entry.map_err(StoreError::file("read", root))?;
         names.push(entry.file_name());
     }
-    // Another process may be at the same work, and have got as far as its lock files.
-    let ours = |n: &std::ffi::OsString| n == "gate" || n == "lock" || n == "lost+found";
+    let is_empty = names.iter().all(|n| n == "lost+found");
+    // Another process may be at the same work, and the gate is the first that it makes.
     let layout = names
         .iter()
-        .any(|n| n == "oci-layout" || n == "strata.json");
-    if names.iter().all(ours) || layout {
+        .any(|n| n == "oci-layout" || n == "strata.json" || n == "gate");
+    if is_empty || layout {
         Ok(())
     } else {
         Err(StoreError::NotAStore(root.to_owned()))
