@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crate::layer::tar::{TarReader, WhiteoutNames};
 use crate::layer::{
-    Decoder, Devices, Ownership, Root, TreeOptions, UnpackOptions, Unpacked, Whiteouts,
+    Decoder, Devices, LayerError, Ownership, Root, TarFault, TreeOptions, UnpackOptions, Unpacked,
+    Whiteouts,
 };
 
 use super::BuildError;
@@ -26,6 +27,12 @@ pub(super) fn is_archive(file: &mut File) -> io::Result<bool> {
     });
     file.rewind()?;
     Ok(there)
+}
+
+/// Whether an error is about an entry of an archive, not about bytes that are none.
+pub(super) fn is_refusal(error: &BuildError) -> bool {
+    matches!(error, BuildError::Layer(LayerError::Archive { fault, .. })
+        if !matches!(fault, TarFault::Checksum | TarFault::Truncated))
 }
 
 /// Unpacks a tar below `target`, an empty folder, as files to be read again: owners and devices are known from the table of

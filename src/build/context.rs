@@ -63,11 +63,14 @@ impl Context {
                 .map_err(failed)?;
             std::io::copy(&mut input, &mut file).map_err(failed)?;
             std::io::Seek::rewind(&mut file).map_err(failed)?;
-            if !archive::is_archive(&mut file).map_err(failed)? {
-                return Err(BuildError::NotAnArchive);
-            }
+            let is_archive = archive::is_archive(&mut file).map_err(failed)?;
             let folder = work.directory("context")?;
-            archive::unpack(file, &folder)?;
+            match archive::unpack(file, &folder) {
+                // One whose first entry is refused gets that entry's error.
+                Err(error) if is_archive || archive::is_refusal(&error) => return Err(error),
+                Ok(_) if is_archive => {}
+                _ => return Err(BuildError::NotAnArchive),
+            }
             Ok(Context {
                 folder,
                 ignore: None,

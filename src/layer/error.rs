@@ -17,7 +17,7 @@ pub enum LayerError {
         source: io::Error,
     },
     /// The bytes of the layer could not be had: the reader failed, or they do not decompress.
-    #[error("cannot read the layer after {offset_bytes} uncompressed bytes")]
+    #[error("cannot read the archive after {offset_bytes} uncompressed bytes")]
     Input {
         /// How far it went.
         offset_bytes: u64,
@@ -29,7 +29,7 @@ pub enum LayerError {
     #[error("cannot write the layer's blob")]
     Output(#[source] io::Error),
     /// The archive is malformed, or says something that is not to be done.
-    #[error("bad layer archive at byte {offset_bytes}, entry {name:?}")]
+    #[error("bad archive at byte {offset_bytes}, entry {name:?}")]
     Archive {
         /// Where the entry's header starts in the uncompressed archive.
         offset_bytes: u64,
