@@ -36,6 +36,8 @@ pub struct Layout {
     names: Vec<Name>,
     /// What must be on disk before a name points to it.
     unsynced: Mutex<Vec<PathBuf>>,
+    /// Whether the folder was made here: it goes again if no image is finished in it.
+    made: bool,
 }
 
 impl Layout {
@@ -46,18 +48,21 @@ impl Layout {
             wanted: wanted.map(str::to_owned),
             names: Vec::new(),
             unsynced: Mutex::new(Vec::new()),
+            made: false,
         };
         layout.check()?;
         Ok(layout)
     }
 
-    /// Opens a layout to write an image under `names`; makes the folder if there is none.
+    /// Opens a layout to write an image under `names`; makes the folder if there is none, and removes it again when it is
+    /// dropped without an image.
     pub fn create(dir: &Path, names: Vec<Name>) -> Result<Layout, ImageError> {
         let layout = Layout {
             dir: dir.to_owned(),
             wanted: None,
             names,
             unsynced: Mutex::new(Vec::new()),
+            made: !dir.exists(),
         };
         fs::create_dir_all(dir.join("blobs/sha256"))
             .map_err(|e| layout.failed("create", dir, e))?;
@@ -190,13 +195,31 @@ impl Layout {
     }
 }
 
+impl Drop for Layout {
+    fn drop(&mut self) {
+        if self.made
+            && self.dir.exists()
+            && !self.dir.join("index.json").exists()
+            && let Err(error) = fs::remove_dir_all(&self.dir)
+        {
+            tracing::warn!(%error, dir = %self.dir.display(), "cannot remove an unfinished layout");
+        }
+    }
+}
+
 /// A temporary file that becomes a file everyone may read.
-fn temp_in(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
-    use std::os::unix::fs::PermissionsExt as _;
-    tempfile::Builder::new()
-        .prefix(".tmp")
-        .permissions(fs::Permissions::from_mode(0o644))
-        .tempfile_in(dir)
+pub(super) fn temp_in(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // Opened here, for an error that is the system's own: the crate's names the temporary file, which nobody asked for.
+    let open = |path: &Path| {
+        File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(path)
+    };
+    tempfile::Builder::new().prefix(".tmp").make_in(dir, open)
 }
 
 /// Parses an `index.json`.

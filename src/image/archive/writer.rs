@@ -1,14 +1,14 @@
 //! Writing an archive as a stream.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use super::super::layout::OCI_LAYOUT;
+use super::super::layout::{OCI_LAYOUT, temp_in};
 use super::super::name::{self, Name};
 use super::super::{ImageError, Put, Sink};
 use super::tar;
@@ -75,7 +75,6 @@ impl Write for Out {
 impl ArchiveWriter {
     /// Writes to a file, which replaces the one that may be at `path` when it is whole.
     pub fn create(path: &Path, form: Form, names: Vec<Name>) -> Result<ArchiveWriter, ImageError> {
-        use std::os::unix::fs::PermissionsExt as _;
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
@@ -85,11 +84,7 @@ impl ArchiveWriter {
             let error = io::Error::from(io::ErrorKind::IsADirectory);
             return Err(ImageError::from_io("write", &what, error));
         }
-        let temp = tempfile::Builder::new()
-            .prefix(".tmp")
-            .permissions(fs::Permissions::from_mode(0o644))
-            .tempfile_in(dir)
-            .map_err(|e| ImageError::from_io("write", &what, e))?;
+        let temp = temp_in(dir).map_err(|e| ImageError::from_io("write", &what, e))?;
         let out = Out::File {
             temp: io::BufWriter::with_capacity(BUFFER_BYTES, temp),
             path: path.to_owned(),
