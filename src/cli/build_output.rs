@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use serde_json::json;
 use strata::build::{Annotations, Built, ImageOptions};
@@ -81,8 +82,36 @@ pub(super) fn check(request: &BuildRequest) -> Result<(), CliError> {
         if let Some(form) = form(output) {
             image_options(request, Some(form))?;
         }
+        if let OutputSpec::Archive {
+            dest, tar: true, ..
+        }
+        | OutputSpec::Files {
+            dest, tar: true, ..
+        } = output
+            && let Dest::Path(path) = dest
+        {
+            check_parent(path)?;
+        }
     }
-    Ok(())
+    let files = [&request.iidfile, &request.metadata_file];
+    files
+        .into_iter()
+        .flatten()
+        .try_for_each(|path| check_parent(path))
+}
+
+/// That a file can be made at `path`, as far as its folder goes: better said before a long build than after it.
+fn check_parent(path: &Path) -> Result<(), CliError> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let Some(parent) = parent else {
+        return Ok(());
+    };
+    let doing = || format!("write {}", path.display());
+    if fs::metadata(parent).doing(doing)?.is_dir() {
+        Ok(())
+    } else {
+        Err(io::Error::from(io::ErrorKind::NotADirectory)).doing(doing)
+    }
 }
 
 /// What the engine needs to know of the image's form.

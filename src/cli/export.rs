@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,7 +33,24 @@ pub(crate) fn unpack(
     folder: &Path,
 ) -> Result<(), CliError> {
     let doing = || format!("unpack into {}", folder.display());
+    let made = !folder.exists();
     fs::create_dir_all(folder).doing(doing)?;
+    let result = unpack_into(session, store, layers, folder);
+    if made && result.is_err() {
+        // Half a file system looks like a whole one.
+        fs::remove_dir_all(folder).doing(|| format!("remove {}", folder.display()))?;
+    }
+    result
+}
+
+/// The same into a folder that is there, where what is done stays when the rest fails.
+fn unpack_into(
+    session: &Session,
+    store: &Store,
+    layers: &[Descriptor],
+    folder: &Path,
+) -> Result<(), CliError> {
+    let doing = || format!("unpack into {}", folder.display());
     let root = Root::open(folder).doing(doing)?;
     let privilege = session.privilege();
     let options = UnpackOptions {
@@ -58,7 +76,8 @@ pub(crate) fn unpack(
             return Err(CliError::Interrupted);
         }
         let file = store.open_blob(blob).doing(doing)?;
-        let unpacked = layer::unpack(file, &root, &options).doing(doing)?;
+        let unpacked = layer::unpack(file, &root, &options)
+            .doing(|| format!("unpack the layer {} into {}", blob.digest, folder.display()))?;
         if unpacked.digest != blob.digest {
             return Err(CliError::Refused(format!(
                 "the blob {} is damaged: its bytes have the digest {}; run strata check --repair and pull the image again",
@@ -120,7 +139,10 @@ pub(crate) fn files(
                         Some(dir) if !dir.as_os_str().is_empty() => dir,
                         _ => Path::new("."),
                     };
-                    let mut temp = tempfile::NamedTempFile::new_in(dir).doing(doing)?;
+                    let mut temp = tempfile::Builder::new()
+                        .permissions(fs::Permissions::from_mode(0o644))
+                        .tempfile_in(dir)
+                        .doing(doing)?;
                     pack(session, &tree, temp.as_file_mut())?;
                     temp.persist(path).doing(doing)?;
                     Ok(())
