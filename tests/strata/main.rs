@@ -6,6 +6,8 @@
 //!   │ case      one case: its data, and one build of it by the binary under test
 //!   │ image     the OCI archive a build wrote, read and verified; tree: its layers, flattened
 //!   ▼ compare   expected against got
+//! bad_input     tables of input that must be refused: with clear words, an exit code, and nothing half done
+//!   │ lab       a folder, a store and a registry for one test; registry: one that can be pushed to, lies, and waits
 //! floors        the sources keep the floors of the house
 //! ```
 //!
@@ -17,6 +19,7 @@
 //! | `STRATA_BUILDER` | a command prefix that takes the place of `strata --root STATE build` (to test the tests) |
 
 mod agent;
+mod bad_input;
 mod bases;
 mod case;
 mod compare;
@@ -24,7 +27,9 @@ mod conformance;
 mod floors;
 mod git;
 mod image;
+mod lab;
 mod pattern;
+mod registry;
 mod server;
 mod tree;
 mod user;
