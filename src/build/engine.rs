@@ -407,17 +407,17 @@ impl<'a> Engine<'a> {
         let below = below.clone();
         match made {
             Made::Upper { dir } => {
-                let snapshot = Snapshot::active(Some(dir.clone()));
+                let upper = Arc::new(open_dir(&dir)?);
+                let snapshot = Snapshot::active(Some(upper.clone()));
                 let shared = snapshot.clone();
                 scope.spawn(move || {
                     shared.commit(|| {
                         let lower = self.stack(&below)?;
-                        let upper = open_dir(&dir)?;
                         let options = DiffOptions {
                             ownership: self.ownership(),
                             ..DiffOptions::default()
                         };
-                        let changes = crate::layer::diff(&Arc::new(upper), &lower, &options)?;
+                        let changes = crate::layer::diff(&upper, &lower, &options)?;
                         let packed = self.pack(changes, None)?;
                         self.publish(packed, Some(dir), &below, created, record, &shared)
                     });
@@ -428,7 +428,7 @@ impl<'a> Engine<'a> {
                 let dir = self.work.directory("layer")?.join("fs");
                 make_layer_dir(&dir)?;
                 let packed = self.pack(changes, Some(&dir))?;
-                let snapshot = Snapshot::active(Some(dir.clone()));
+                let snapshot = Snapshot::active(Some(Arc::new(open_dir(&dir)?)));
                 snapshot
                     .commit(|| self.publish(packed, Some(dir), &below, created, record, &snapshot));
                 snapshot.wait()?;
@@ -533,8 +533,7 @@ impl<'a> Engine<'a> {
         match fs {
             Some(dir) => {
                 // If the layer was there already, a running step may still stand on ours: it stays until the build's end.
-                let published = self.store.publish_layer(&dir, toc.clone(), &diff_id)?;
-                snapshot.set_fs(published.fs().to_owned());
+                self.store.publish_layer(&dir, toc.clone(), &diff_id)?;
             }
             None => self.store.put_toc(&diff_id, toc.clone())?,
         }
@@ -599,7 +598,10 @@ impl<'a> Engine<'a> {
     }
 
     /// The directories of a stack's layers, each unpacked if it was not.
-    pub(super) fn directories(&self, layers: &[Arc<Snapshot>]) -> Result<Vec<PathBuf>, BuildError> {
+    pub(super) fn directories(
+        &self,
+        layers: &[Arc<Snapshot>],
+    ) -> Result<Vec<Arc<OwnedFd>>, BuildError> {
         if let Some(last) = layers.iter().rposition(|layer| layer.fs().is_none()) {
             let mut blobs = Vec::new();
             for snapshot in &layers[..=last] {
@@ -617,7 +619,7 @@ impl<'a> Engine<'a> {
             for (snapshot, layer) in layers.iter().zip(unpacked) {
                 if snapshot.fs().is_none() {
                     snapshot.set_toc(layer.toc()?);
-                    snapshot.set_fs(layer.fs().to_owned());
+                    snapshot.set_fs(Arc::new(open_dir(layer.fs())?));
                 }
             }
         }
@@ -645,11 +647,7 @@ impl<'a> Engine<'a> {
 
     /// The files of a stack.
     pub(super) fn tree(&self, layers: &Layers) -> Result<Tree, BuildError> {
-        let directories = self.directories(layers)?;
-        let roots = directories
-            .iter()
-            .map(|d| open_dir(d).map(Arc::new))
-            .collect::<Result<Vec<_>, _>>()?;
+        let roots = self.directories(layers)?;
         Ok(Tree::of_layers(self.stack(layers)?, roots))
     }
 

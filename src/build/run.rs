@@ -13,7 +13,9 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use crate::dockerfile::ast::{Network, Security, Sharing};
 use crate::layer::Kind;
 use crate::plan::graph::{Origin, RunMount, RunOp, Vertex, VertexId};
-use crate::sandbox::{self, Bind, FileMount, Limits, Mount, Spec, Status, Stdio, overlay};
+use crate::sandbox::{
+    self, Bind, FileMount, Limits, Mount, SandboxError, Spec, Status, Stdio, overlay,
+};
 
 use super::engine::{Engine, Layers, Made, Outcome, make_layer_dir, open_dir};
 use super::event::{EventKind, StepId};
@@ -348,7 +350,12 @@ impl Engine<'_> {
     }
 
     /// The layers below with an upper directory on top, as a mount that no one else sees.
-    fn overlay(&self, lowers: &[PathBuf], upper: &Path, dir: &Path) -> Result<OwnedFd, BuildError> {
+    fn overlay(
+        &self,
+        lowers: &[Arc<OwnedFd>],
+        upper: &Path,
+        dir: &Path,
+    ) -> Result<OwnedFd, BuildError> {
         let work = dir.join("work");
         std::fs::create_dir(&work).map_err(|source| BuildError::Host {
             action: "create",
@@ -364,7 +371,11 @@ impl Engine<'_> {
             changes: upper,
             work: &work,
         };
-        Ok(overlay::mount(lowers, Some(upper), options)?)
+        Ok(overlay::mount(
+            &by_descriptor(lowers),
+            Some(upper),
+            options,
+        )?)
     }
 
     // The root directory belongs to the layers below; an overlay shows its upper directory's.
@@ -446,21 +457,22 @@ impl Engine<'_> {
             path: source.to_owned(),
         };
         let found = tree.lookup(&at).ok_or_else(missing)?;
+        let copied = || -> Result<Arc<OwnedFd>, BuildError> {
+            let dir = self.work.directory("bind")?.join("fs");
+            make_layer_dir(&dir)?;
+            self.materialise(super::copy::as_changes(&tree, &at)?, &dir)?;
+            Ok(Arc::new(open_dir(&dir)?))
+        };
         let lowers = match origin {
             Origin::Vertex(Some(id)) => self.directories(&inputs[id].layers)?,
             Origin::Vertex(None) => Vec::new(),
             Origin::Context | Origin::Named(_) => {
                 // A copy: what is excluded must not be seen, and owners are the image's, not the host's.
-                let dir = self.work.directory("bind")?.join("fs");
-                make_layer_dir(&dir)?;
-                let changes = super::copy::as_changes(&tree, &at)?;
-                self.materialise(changes, &dir)?;
+                let copy = copied()?;
                 if found.entry.is_dir() && read_only {
-                    return Ok(Arc::new(
-                        inside(&open_dir(&dir)?, &at).map_err(|_| missing())?,
-                    ));
+                    return Ok(Arc::new(inside(&copy, &at).map_err(|_| missing())?));
                 }
-                vec![dir]
+                vec![copy]
             }
         };
         let mount = if read_only {
@@ -468,7 +480,7 @@ impl Engine<'_> {
                 userxattr: self.request.privilege.userxattr(),
                 volatile: false,
             };
-            overlay::mount(&lowers, None, options)?
+            overlay::mount(&by_descriptor(&lowers), None, options)?
         } else {
             let dir = self.work.directory("bind")?;
             let upper = dir.join("fs");
@@ -478,7 +490,22 @@ impl Engine<'_> {
         if at.is_empty() {
             return Ok(Arc::new(mount));
         }
-        Ok(Arc::new(inside(&mount, &at).map_err(|_| missing())?))
+        // The part becomes a mount of its own while the whole is still one.
+        let part = Arc::new(inside(&mount, &at).map_err(|_| missing())?);
+        match overlay::bind(
+            &by_descriptor(std::slice::from_ref(&part))[0],
+            false,
+            read_only,
+        ) {
+            Ok(bound) => Ok(Arc::new(bound)),
+            // Before Linux 6.15 no part of a detached mount can be mounted.
+            Err(SandboxError::Bind { source, .. })
+                if source.raw_os_error() == Some(libc::EINVAL) && read_only =>
+            {
+                Ok(Arc::new(inside(&*copied()?, &at).map_err(|_| missing())?))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn cache_mount(
@@ -550,6 +577,15 @@ impl Engine<'_> {
             self.events.event(EventKind::Output { step, stderr, data });
         }
     }
+}
+
+// Paths that stay right while a commit moves the directories.
+fn by_descriptor(directories: &[Arc<OwnedFd>]) -> Vec<PathBuf> {
+    use std::os::fd::AsRawFd;
+    directories
+        .iter()
+        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()).into())
+        .collect()
 }
 
 fn pipe_error(source: std::io::Error) -> BuildError {

@@ -1,6 +1,6 @@
 //! A layer of a stack while a build uses it: active until its step's changes are packed, committed from then on.
 
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::layer::Toc;
@@ -16,7 +16,7 @@ pub(super) struct Snapshot {
 }
 
 struct State {
-    fs: Option<PathBuf>,
+    fs: Option<Arc<OwnedFd>>,
     toc: Option<Arc<Toc>>,
     commit: Commit,
 }
@@ -55,7 +55,7 @@ impl Drop for End<'_> {
 
 impl Snapshot {
     /// A layer whose step has run; its files, if anybody needs them, are in `fs`.
-    pub(super) fn active(fs: Option<PathBuf>) -> Arc<Snapshot> {
+    pub(super) fn active(fs: Option<Arc<OwnedFd>>) -> Arc<Snapshot> {
         Snapshot::with(State {
             fs,
             toc: None,
@@ -83,13 +83,13 @@ impl Snapshot {
         self.state.lock().expect("no holder of this lock panics")
     }
 
-    /// The directory with its files, if it is known.
-    pub(super) fn fs(&self) -> Option<PathBuf> {
+    /// The directory with its files, if it is known: by descriptor, since its commit moves it while steps above stand on it.
+    pub(super) fn fs(&self) -> Option<Arc<OwnedFd>> {
         self.state().fs.clone()
     }
 
     /// Says where its files are.
-    pub(super) fn set_fs(&self, fs: PathBuf) {
+    pub(super) fn set_fs(&self, fs: Arc<OwnedFd>) {
         self.state().fs = Some(fs);
     }
 

@@ -8,7 +8,7 @@ use super::tree::Tree;
 pub(super) struct User {
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// Supplementary groups, sorted.
+    /// Supplementary groups, sorted; the primary one is among them.
     pub(super) groups: Vec<u32>,
     pub(super) home: String,
 }
@@ -86,7 +86,7 @@ pub(super) fn resolve(text: &str, tree: &Tree) -> Result<User, BuildError> {
         return Ok(User {
             uid: 0,
             gid: 0,
-            groups: groups_of("root", 0, tree)?,
+            groups: groups_of(Some("root"), 0, tree)?,
             home,
         });
     }
@@ -98,11 +98,8 @@ pub(super) fn resolve(text: &str, tree: &Tree) -> Result<User, BuildError> {
         .find(|p| p.name == name || name.parse() == Ok(p.uid));
     let mut user = match (known, name.parse()) {
         (Some(p), _) => {
-            let groups = if group.is_none_or(str::is_empty) {
-                groups_of(&p.name, p.gid, tree)?
-            } else {
-                Vec::new()
-            };
+            let member = group.is_none_or(str::is_empty).then_some(p.name.as_str());
+            let groups = groups_of(member, p.gid, tree)?;
             let home = if p.home.is_empty() {
                 "/".to_owned()
             } else {
@@ -120,7 +117,7 @@ pub(super) fn resolve(text: &str, tree: &Tree) -> Result<User, BuildError> {
             User {
                 uid,
                 gid: 0,
-                groups: Vec::new(),
+                groups: vec![0],
                 home: home.to_owned(),
             }
         }
@@ -143,16 +140,22 @@ pub(super) fn resolve(text: &str, tree: &Tree) -> Result<User, BuildError> {
                 });
             }
         };
+        user.groups = vec![user.gid];
     }
     Ok(user)
 }
 
-fn groups_of(user: &str, primary: u32, tree: &Tree) -> Result<Vec<u32>, BuildError> {
-    let mut gids: Vec<u32> = groups(tree)?
-        .into_iter()
-        .filter(|g| g.gid != primary && g.members.iter().any(|m| m == user))
-        .map(|g| g.gid)
-        .collect();
+// The groups that `member` is in, and always the primary one: a file's mode may take a right from a group, and a process that
+// has the group only as its primary one could drop it to get around that (CVE-2022-2989).
+fn groups_of(member: Option<&str>, primary: u32, tree: &Tree) -> Result<Vec<u32>, BuildError> {
+    let mut gids = vec![primary];
+    if let Some(user) = member {
+        let all = groups(tree)?.into_iter();
+        gids.extend(
+            all.filter(|g| g.members.iter().any(|m| m == user))
+                .map(|g| g.gid),
+        );
+    }
     gids.sort_unstable();
     gids.dedup();
     Ok(gids)

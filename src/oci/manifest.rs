@@ -284,6 +284,7 @@ pub enum ManifestError {
 
 /// What a root descriptor points to.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are never many of them")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),

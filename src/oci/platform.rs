@@ -117,7 +117,7 @@ impl FromStr for Platform {
     /// `linux/amd64`, `linux/arm/v7`, `arm64` (on linux), `linux` (on this architecture), `local`.
     fn from_str(text: &str) -> Result<Platform, PlatformError> {
         let bad = || PlatformError(text.to_owned());
-        let fine = |p: &&str| {
+        let fine = |p: &str| {
             !p.is_empty()
                 && p.bytes()
                     .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.'))
@@ -126,7 +126,7 @@ impl FromStr for Platform {
             return Ok(Platform::host());
         }
         let parts: Vec<&str> = text.split('/').collect();
-        if !parts.iter().all(|p| fine(&p)) {
+        if !parts.iter().all(|p| fine(p)) {
             return Err(bad());
         }
         const SYSTEMS: [&str; 12] = [

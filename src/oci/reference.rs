@@ -151,7 +151,7 @@ fn check_registry(registry: &str, text: &str) -> Result<(), ReferenceError> {
                 "",
                 after
                     .strip_prefix(':')
-                    .or_else(|| if after.is_empty() { None } else { Some("") }),
+                    .or(if after.is_empty() { None } else { Some("") }),
             )
         }
         None => registry

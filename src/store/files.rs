@@ -107,7 +107,7 @@ fn checksum(bytes: &[u8]) -> u64 {
 /// The entries of a file; none if it is not whole.
 fn parse(mut bytes: Vec<u8>) -> Vec<u8> {
     let overhead = MAGIC.len() + TAIL;
-    let fits = bytes.len() >= overhead && (bytes.len() - overhead) % ENTRY == 0;
+    let fits = bytes.len() >= overhead && (bytes.len() - overhead).is_multiple_of(ENTRY);
     if !fits || !bytes.starts_with(MAGIC) {
         return Vec::new();
     }

@@ -98,6 +98,8 @@ impl Marks {
     fn record(&mut self, record: &Record) {
         self.blobs.extend(record.blob.iter().map(|b| b.digest));
         self.layer(LayerId::Diff(record.diff_id));
+        let chain = super::layers::chain(record.diff_id, record.below);
+        self.layer(LayerId::Chain(chain));
     }
 }
 

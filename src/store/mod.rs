@@ -2,28 +2,38 @@
 //!
 //! ```text
 //! <root>/                    an OCI image layout (image-spec image-layout.md), read in place by other tools
-//!   oci-layout index.json    every named image; org.opencontainers.image.ref.name = its full reference
+//!   oci-layout index.json    every named image; org.opencontainers.image.ref.name = its full reference; image ID and size
+//!                            as annotations dev.strata.image.id and dev.strata.image.size, so that a listing reads no more
 //!   blobs/sha256/<hex>       manifests, configs, layers as they are pushed and pulled
-//!   layers/<hex>/            by diffID (by chainID where a layer leans on those below it)
-//!     fs/                    the unpacked changeset, an overlay lower directory, immutable
-//!     toc                    its table of contents
-//!   cache/records/<key>      build cache: key ► layer, with the labelled inputs of the key
-//!   cache/blobs/<diffID>     which blobs hold a layer, and which repositories have them
-//!   cache/files              what the contents of context files hash to, by device, inode, size and times
+//!   layers/<diffID>/         an unpacked layer; chain-<chainID>/ for one that leans on those below it
+//!     fs/                    the unpacked changeset, an overlay lower directory, immutable; may be pruned
+//!     toc                    its table of contents; stays when fs/ is pruned
+//!     boot                   the boot that wrote it, until it is flushed: it counts in no other
+//!   cache/records/<key>      build cache: key ► layer, with the labelled inputs of the key; mtime = last use
+//!   cache/layers/<diffID>    empty: some record has this layer
+//!   cache/blobs/<diffID>     which blobs hold a layer
+//!   cache/origins/<digest>   which repositories have a blob
+//!   cache/files/<context>    what the contents of context files hash to, by device, inode, size and times
 //!   mounts/<id>/             RUN --mount=type=cache directories
 //!   work/<name>/             what a running process is writing; locked while it lives
+//!   locks/<kind>-<id>        see Concurrency
 //!   lock gate                see Concurrency
 //!   strata.json              format version
 //! ```
 //!
 //! Invariants: a blob's name is its digest and its bytes were verified when it was written; `layers/<id>` appears whole, by
-//! one rename, and is never written to again; `index.json` is replaced whole; a name appears after everything it needs is on
-//! disk. Power loss or `kill -9` at any instant leaves a store that [`check`] calls clean, save for files in `work/` that the
-//! next process removes.
+//! one rename, and its files are never written to again; `index.json` is replaced whole; a name appears after everything it
+//! needs is on disk ([`Store::barrier`], one flush of the file system). `kill -9` at any instant leaves a store in which
+//! [`Store::check`] finds nothing, save for directories in `work/` that the next process removes. A power loss may leave,
+//! besides, blobs of a wrong length that nothing names (such a blob is absent, and replaced by the next that writes it),
+//! layers that do not count because of their `boot`, and lost or torn cache records, which are misses: `check` calls them
+//! leftovers, and the store clean.
 //!
-//! Concurrency: whoever uses the store holds `lock` shared ([`Store::open`]); [`gc`] takes it exclusively, behind `gate`, so
-//! that it is not starved and waits for running builds. `index.json` changes under its own lock. One key is built once:
-//! [`cache`] has a lock for each key, which dies with its holder.
+//! Concurrency: whoever uses the store holds `lock` shared ([`Store::open`]); [`Store::prune`], [`Store::rmi`] and
+//! [`Store::repair`] take it exclusively, behind `gate`, so that they are not starved and wait for running builds (`rmi` does
+//! not wait, and leaves the content to `prune`). `index.json` changes under `locks/index`. One step is built once
+//! ([`Store::cache_lock`]) and one layer unpacked once; these locks die with their holders. Lock order: a step's, a layer's,
+//! `links` or `index`; no process waits for an earlier one while it holds a later one.
 //!
 //! Knows no Dockerfile and no registry.
 
@@ -31,6 +41,8 @@ mod alone;
 mod blobs;
 mod cache;
 mod check;
+#[cfg(test)]
+mod crash;
 mod df;
 mod error;
 mod files;

@@ -68,6 +68,12 @@ pub(super) struct Cached {
     file: Arc<IndexFile>,
 }
 
+/// What tells one version of the file from another. Every change makes a new file, so that a change within one tick of the
+/// clock shows in the inode.
+fn stamp(meta: &std::fs::Metadata) -> (u64, u64, i64, i64) {
+    (meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec())
+}
+
 /// The index as it is in the file: what strata does not know of is kept.
 #[derive(Clone, Debug)]
 pub(super) struct IndexFile {
@@ -209,8 +215,7 @@ impl Store {
         let path = self.index_path();
         let mut file = std::fs::File::open(&path).map_err(StoreError::file("open", &path))?;
         let meta = file.metadata().map_err(StoreError::file("stat", &path))?;
-        // Every change makes a new file, so that a change within one tick of the clock shows in the inode.
-        let stamp = (meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec());
+        let stamp = stamp(&meta);
         let mut slot = locked(&self.inner.index);
         if let Some(cached) = slot.as_ref().filter(|c| c.stamp == stamp) {
             return Ok(Arc::clone(&cached.file));
@@ -242,6 +247,13 @@ impl Store {
         if changed {
             let temporary = self.scratch()?.unique("index");
             replace(self.root(), "index.json", &index.to_bytes(), &temporary)?;
+            // Nobody else has changed it since: the lock is still held.
+            let path = self.index_path();
+            let meta = std::fs::metadata(&path).map_err(StoreError::file("stat", &path))?;
+            *locked(&self.inner.index) = Some(Cached {
+                stamp: stamp(&meta),
+                file: Arc::new(index),
+            });
         }
         Ok(result)
     }

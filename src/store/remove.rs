@@ -215,7 +215,7 @@ mod tests {
         }
         let closed = tree.join("closed");
         fs::create_dir_all(closed.join("in")).unwrap();
-        fs::set_permissions(&closed, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
         assert_eq!(remove_tree(&tree).unwrap().entries, 1503);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -161,7 +161,9 @@ fn mentioned<'a>(
     bytes: &'a [u8],
     hexes: &'a HashMap<Vec<u8>, Digest>,
 ) -> impl Iterator<Item = Digest> + 'a {
-    memchr::memchr_iter(b':', bytes).flat_map(move |colon| {
+    let colons = memchr::memchr_iter(b':', bytes)
+        .filter(|at| bytes[..*at].ends_with(b"sha256") || bytes[..*at].ends_with(b"sha512"));
+    colons.flat_map(move |colon| {
         // SHA-256 and SHA-512 have 64 and 128 digits.
         [64, 128].into_iter().filter_map(move |length| {
             let digits = bytes.get(colon + 1..colon + 1 + length)?;

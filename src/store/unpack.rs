@@ -277,3 +277,198 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
+    use std::sync::atomic::AtomicU64;
+
+    use super::super::testing::{image_of, name, store};
+    use super::super::{CheckDepth, PruneOptions, StoreOptions};
+    use super::*;
+    use crate::image::{CopyOptions, Silent, Source as _, copy};
+    use crate::oci::{Digest, MediaType};
+
+    enum Member<'a> {
+        File(&'a str, &'a str),
+        Directory(&'a str, u32),
+        HardLink(&'a str, &'a str),
+    }
+    use Member::{Directory, File, HardLink};
+
+    /// Stores a layer with these members, and nothing that they do not say.
+    fn blob(store: &Store, members: &[Member<'_>]) -> (Descriptor, DiffId) {
+        let mut tar = tar::Builder::new(Vec::new());
+        for member in members {
+            let mut header = tar::Header::new_ustar();
+            header.set_mode(0o644);
+            let (path, content) = match member {
+                File(path, content) => (path, *content),
+                Directory(path, mode) => {
+                    header.set_entry_type(tar::EntryType::Directory);
+                    header.set_mode(*mode);
+                    (path, "")
+                }
+                HardLink(path, target) => {
+                    header.set_entry_type(tar::EntryType::Link);
+                    header.set_link_name(target).unwrap();
+                    (path, "")
+                }
+            };
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, path, content.as_bytes())
+                .unwrap();
+        }
+        let bytes = tar.into_inner().unwrap();
+        let descriptor = store.put_bytes(MediaType::OciLayer, &bytes).unwrap();
+        let diff_id = DiffId(descriptor.digest);
+        (descriptor, diff_id)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn layers_that_lean_are_unpacked_on_those_below() {
+        let (_dir, mut store) = store();
+        let base = [Directory("etc", 0o711), File("etc/a", "a")];
+        let base = blob(&store, &base);
+        let other = [Directory("etc", 0o700), File("etc/a", "other")];
+        let other = blob(&store, &other);
+        let leans = blob(&store, &[File("etc/b", "b"), HardLink("etc/c", "etc/a")]);
+        let implied = blob(&store, &[File("etc/d", "d")]);
+        for (bottom, content, wanted) in [(&base, "a", 0o711), (&other, "other", 0o700)] {
+            let image = [bottom.clone(), leans.clone(), implied.clone()];
+            let layers = store.unpack_image(&image, &|_| ()).unwrap();
+            assert!(matches!(layers[0].id(), LayerId::Diff(_)));
+            for leaning in &layers[1..] {
+                assert!(matches!(leaning.id(), LayerId::Chain(_)));
+                assert_eq!(mode(&leaning.fs().join("etc")), wanted);
+            }
+            let linked = std::fs::read_to_string(layers[1].fs().join("etc/c")).unwrap();
+            assert_eq!(linked, content);
+            assert!(layers[2].toc().unwrap().find(b"etc/d").is_some());
+            let again = store.unpack_image(&image, &|_| ()).unwrap();
+            assert!(layers.iter().zip(&again).all(|(a, b)| a.fs() == b.fs()));
+        }
+        // The same layer, alone at the bottom, is a third thing.
+        let alone = store.unpack_image(&[implied], &|_| ()).unwrap();
+        assert_eq!(mode(&alone[0].fs().join("etc")), 0o755);
+        assert_eq!(store.check(CheckDepth::Full).unwrap().findings, []);
+        drop(alone);
+        store.prune(&PruneOptions::default(), &|| ()).unwrap();
+        assert_eq!(store.df().unwrap().layers.bytes, 0);
+    }
+
+    #[test]
+    fn a_layer_is_unpacked_once_by_all() {
+        let (dir, first) = store();
+        let members: Vec<String> = (0..200).map(|i| format!("f{i}")).collect();
+        let files: Vec<Member<'_>> = members.iter().map(|m| File(m, m)).collect();
+        let layer = blob(&first, &files);
+        let read = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+                    let count = |n| {
+                        read.fetch_add(n, Ordering::Relaxed);
+                    };
+                    let image = [layer.clone(), layer.clone()];
+                    let layers = store.unpack_image(&image, &count).unwrap();
+                    assert!(layers[1].fs().join("f199").exists());
+                });
+            }
+        });
+        assert_eq!(read.into_inner(), layer.0.size);
+    }
+
+    #[test]
+    fn a_layer_that_is_not_what_its_image_says_is_not_kept() {
+        let (_dir, store) = store();
+        let (descriptor, diff_id) = blob(&store, &[File("a", "a")]);
+        let wrong = DiffId(Digest::of(b"another"));
+        let image = [(descriptor.clone(), wrong)];
+        let error = store.unpack_image(&image, &|_| ()).unwrap_err();
+        assert!(matches!(error, StoreError::DiffId(e) if e.actual == diff_id));
+        let path = store.blob_path(&descriptor.digest);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[513] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = store.unpack_image(&[(descriptor, diff_id)], &|_| ());
+        assert!(matches!(error, Err(StoreError::Verify(_))), "{error:?}");
+        let garbage = store.put_bytes(MediaType::OciLayer, &[7; 2000]).unwrap();
+        let id = DiffId(garbage.digest);
+        let error = store.unpack_image(&[(garbage, id)], &|_| ()).unwrap_err();
+        assert!(matches!(error, StoreError::Unpack { .. }), "{error:?}");
+        assert_eq!(
+            std::fs::read_dir(store.root().join("layers"))
+                .unwrap()
+                .count(),
+            0
+        );
+        let scratch = store.scratch().unwrap();
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_an_earlier_boot_left_unflushed_is_unpacked_again() {
+        let (_dir, store) = store();
+        let image = [blob(&store, &[File("a", "a")])];
+        let fs = store.unpack_image(&image, &|_| ()).unwrap()[0]
+            .fs()
+            .to_owned();
+        let before = std::fs::metadata(&fs).unwrap().ino();
+        let boot = fs.with_file_name("boot");
+        assert!(boot.exists());
+        std::fs::write(&boot, "another boot").unwrap();
+        let later = Store::open(store.root(), StoreOptions::default()).unwrap();
+        assert!(later.layer(&LayerId::Diff(image[0].1)).unwrap().is_none());
+        assert!(later.toc(&image[0].1).unwrap().is_none());
+        later.unpack_image(&image, &|_| ()).unwrap();
+        assert_ne!(std::fs::metadata(&fs).unwrap().ino(), before);
+        later.barrier().unwrap();
+        assert!(!boot.exists());
+    }
+
+    #[test]
+    fn an_image_is_copied_from_store_to_store() {
+        let ((_a, from), (_b, to)) = (store(), store());
+        let image = image_of(&from, &["one", "two"]);
+        from.tag(&name("app"), &image).unwrap();
+        from.add_origin(&Digest::of(b"one"), "localhost:5000/mine")
+            .unwrap();
+        let root = from.resolve(&name("app")).unwrap().unwrap();
+        let source = from
+            .source("app", root)
+            .with_origin_on("localhost:5000")
+            .unwrap();
+        let origin = source.origin().map(|o| o.familiar_name());
+        assert_eq!(origin.as_deref(), Some("localhost:5000/mine"));
+        let sink = to.sink(vec![name("copy:1"), name("copy:2")]);
+        for present in [0, 3] {
+            let options = CopyOptions::default();
+            let copied = copy(&source, &sink, &options, &Silent).unwrap();
+            assert_eq!(
+                (copied.root.digest, copied.present),
+                (image.digest, present)
+            );
+        }
+        let names = to.names().unwrap();
+        assert_eq!(names.len(), 2);
+        assert_eq!(names[1].descriptor.digest, image.digest);
+        assert_eq!(
+            to.origins(&Digest::of(b"two")).unwrap(),
+            ["localhost:5000/mine"]
+        );
+        let mut bytes = Vec::new();
+        let layer = Descriptor::of(MediaType::OciLayer, b"two");
+        let copy = to.source("copy", image);
+        copy.blob(&layer).unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"two");
+        assert_eq!(to.check(CheckDepth::Full).unwrap().findings, []);
+    }
+}

@@ -1,0 +1,60 @@
+//! What keeps a report from being made.
+
+use crate::image::{ConfigError, CopyError, ImageError};
+use crate::oci::{Digest, ManifestError};
+use crate::store::StoreError;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The medium could not be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no image for the platform, or its manifest cannot be read.
+    #[error(transparent)]
+    Resolve(Box<CopyError>),
+    /// The root is neither a manifest nor an index.
+    #[error("cannot understand the manifest of {image}")]
+    Document {
+        /// How the image is called.
+        image: String,
+        /// Why not.
+        #[source]
+        source: ManifestError,
+    },
+    /// A configuration longer than any real one.
+    #[error(
+        "the configuration of {image} is too long: {size_bytes} bytes, at most {limit_bytes} are read"
+    )]
+    TooLong {
+        /// How the image is called.
+        image: String,
+        /// What the manifest says.
+        size_bytes: u64,
+        /// The most that is read.
+        limit_bytes: u64,
+    },
+    /// The configuration could not be read to its end.
+    #[error("cannot read the configuration {digest} of {image}")]
+    Read {
+        /// How the image is called.
+        image: String,
+        /// Which blob.
+        digest: Digest,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The configuration is not the one of its manifest, or no configuration.
+    #[error("cannot understand the configuration of {image}")]
+    Config {
+        /// How the image is called.
+        image: String,
+        /// Why not.
+        #[source]
+        source: Box<ConfigError>,
+    },
+}
