@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use crate::dockerfile::ast::{Network, Security, Sharing};
 use crate::layer::Kind;
@@ -21,7 +22,7 @@ use super::engine::{Engine, Layers, Made, Outcome, make_layer_dir, open_dir};
 use super::event::{EventKind, StepId};
 use super::key::{FilesHash, Key};
 use super::transfer::hash_files;
-use super::{BuildError, ssh, users};
+use super::{BuildError, ssh, tree, users};
 
 /// docker's size of /dev/shm.
 const SHM_BYTES: u64 = 64 << 20;
@@ -170,12 +171,12 @@ impl Engine<'_> {
         log_tail: &mut Vec<String>,
     ) -> Result<Made, BuildError> {
         let lowers = self.directories(below)?;
-        let user = users::resolve(&op.user, &self.tree(below)?)?;
         let dir = self.work.directory("run")?;
         let upper = dir.join("fs");
         make_layer_dir(&upper)?;
         self.copy_root_attributes(below, &upper)?;
         let rootfs = self.overlay(&lowers, &upper, &dir)?;
+        let user = users::resolve(&op.user, &|path| read_inside(&rootfs, path))?;
 
         let mut env: Vec<(OsString, OsString)> = Vec::new();
         let mut set = |name: &str, value: OsString| match env.iter_mut().find(|(n, _)| n == name) {
@@ -380,7 +381,10 @@ impl Engine<'_> {
 
     // The root directory belongs to the layers below; an overlay shows its upper directory's.
     fn copy_root_attributes(&self, below: &Layers, upper: &Path) -> Result<(), BuildError> {
-        let stack = self.stack(below)?;
+        // No step of a build changes the root itself, so only an image's layers say anything about it. The others may still
+        // be on their way into the store, and are not waited for.
+        let image: Layers = below.iter().take_while(|l| l.is_image()).cloned().collect();
+        let stack = self.stack(&image)?;
         let Some(root) = stack
             .lookup(b"")
             .filter(|f| !matches!(f.entry.kind, Kind::Directory { implied: true, .. }))
@@ -636,6 +640,30 @@ fn inside(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
     )
+}
+
+// A small file as the command will see it.
+fn read_inside(root: &OwnedFd, path: &str) -> Result<Option<Vec<u8>>, BuildError> {
+    let failed = |source| BuildError::ReadRootfs {
+        path: format!("/{path}"),
+        source,
+    };
+    // A pipe or a device there must not be waited for.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+        Ok(file) => std::fs::File::from(file),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(failed(error.into())),
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(tree::SMALL_FILE_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    Ok(Some(bytes))
 }
 
 // `NAME=SOFT:HARD`, as the command line's parser leaves it.

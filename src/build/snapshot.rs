@@ -83,6 +83,11 @@ impl Snapshot {
         self.state.lock().expect("no holder of this lock panics")
     }
 
+    /// Whether it is a layer of an image that the build started from.
+    pub(super) fn is_image(&self) -> bool {
+        matches!(&self.state().commit, Commit::Done(committed) if committed.image.is_some())
+    }
+
     /// The directory with its files, if it is known: by descriptor, since its commit moves it while steps above stand on it.
     pub(super) fn fs(&self) -> Option<Arc<OwnedFd>> {
         self.state().fs.clone()

@@ -50,7 +50,7 @@ impl Engine<'_> {
             key.add("chown", chown);
             if op.link && users::needs_names(chown) {
                 // Names are looked up below even where nothing else is.
-                let (uid, gid) = users::owner(chown, &self.tree(below)?)?;
+                let (uid, gid) = users::owner(chown, &self.reader(below))?;
                 key.add("owner", &format!("{uid}:{gid}"));
             }
         }
@@ -266,9 +266,9 @@ impl Engine<'_> {
         let mut draft = Draft::new(&stack, now());
         let owner = match &op.chown {
             Some(chown) if users::needs_names(chown) => {
-                Some(users::owner(chown, &self.tree(below)?)?)
+                Some(users::owner(chown, &self.reader(below))?)
             }
-            Some(chown) => Some(users::owner(chown, &Tree::empty())?),
+            Some(chown) => Some(users::owner(chown, &|_| Ok(None))?),
             None => None,
         };
         let mode = op.chmod.as_deref().map(str::parse).transpose()?;
@@ -305,6 +305,14 @@ impl Engine<'_> {
             }
         }
         Ok(draft.finish())
+    }
+
+    // Reads files of the layers below; they are unpacked only if there is something to read.
+    fn reader<'a>(
+        &'a self,
+        below: &'a Layers,
+    ) -> impl Fn(&str) -> Result<Option<Vec<u8>>, BuildError> + 'a {
+        move |path| self.tree(below)?.read(path.as_bytes())
     }
 
     // The files of an archive; nothing if the item is none.
@@ -348,7 +356,8 @@ impl Engine<'_> {
             (0, 0)
         } else {
             // A name that nobody knows owns nothing: BuildKit's rule.
-            users::resolve(&op.user, &self.tree(below)?).map_or((0, 0), |user| (user.uid, user.gid))
+            users::resolve(&op.user, &self.reader(below))
+                .map_or((0, 0), |user| (user.uid, user.gid))
         };
         draft.make_dirs(&path, 0o755, uid, gid)?;
         Ok(draft.finish())

@@ -13,7 +13,7 @@ use super::draft;
 use super::folder::Folder;
 
 /// A bound for what is read into memory from a tree (`/etc/passwd`).
-const SMALL_FILE_BYTES: u64 = 4 << 20;
+pub(super) const SMALL_FILE_BYTES: u64 = 4 << 20;
 
 /// Entries, and where their bytes are.
 pub(super) struct Tree {

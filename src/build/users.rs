@@ -1,7 +1,9 @@
 //! Users and groups as the image knows them: `/etc/passwd` and `/etc/group` of a root filesystem.
 
 use super::BuildError;
-use super::tree::Tree;
+
+/// Reads a small file of the root filesystem, links followed inside it; `None` if there is none.
+pub(super) type Read<'a> = &'a dyn Fn(&str) -> Result<Option<Vec<u8>>, BuildError>;
 
 /// A user to run as.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,8 +28,8 @@ struct Group {
     members: Vec<String>,
 }
 
-fn lines(tree: &Tree, path: &str) -> Result<Vec<Vec<String>>, BuildError> {
-    let text = tree.read(path.as_bytes())?.unwrap_or_default();
+fn lines(read: Read<'_>, path: &str) -> Result<Vec<Vec<String>>, BuildError> {
+    let text = read(path)?.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     Ok(text
         .lines()
@@ -35,7 +37,7 @@ fn lines(tree: &Tree, path: &str) -> Result<Vec<Vec<String>>, BuildError> {
         .collect())
 }
 
-fn passwd(tree: &Tree) -> Result<Vec<Passwd>, BuildError> {
+fn passwd(read: Read<'_>) -> Result<Vec<Passwd>, BuildError> {
     let parse = |f: Vec<String>| {
         let [name, _, uid, gid, rest @ ..] = f.as_slice() else {
             return None;
@@ -48,13 +50,13 @@ fn passwd(tree: &Tree) -> Result<Vec<Passwd>, BuildError> {
             home,
         })
     };
-    Ok(lines(tree, "etc/passwd")?
+    Ok(lines(read, "etc/passwd")?
         .into_iter()
         .filter_map(parse)
         .collect())
 }
 
-fn groups(tree: &Tree) -> Result<Vec<Group>, BuildError> {
+fn groups(read: Read<'_>) -> Result<Vec<Group>, BuildError> {
     let parse = |f: Vec<String>| {
         let [name, _, gid, rest @ ..] = f.as_slice() else {
             return None;
@@ -69,37 +71,37 @@ fn groups(tree: &Tree) -> Result<Vec<Group>, BuildError> {
             members,
         })
     };
-    Ok(lines(tree, "etc/group")?
+    Ok(lines(read, "etc/group")?
         .into_iter()
         .filter_map(parse)
         .collect())
 }
 
 /// Who `USER[:GROUP]` is for a RUN; empty is root. A name must be known to the image, a number need not be.
-pub(super) fn resolve(text: &str, tree: &Tree) -> Result<User, BuildError> {
+pub(super) fn resolve(text: &str, read: Read<'_>) -> Result<User, BuildError> {
     if text.is_empty() {
         // Root without a passwd file is still root.
-        let home = passwd(tree)?
+        let home = passwd(read)?
             .into_iter()
             .find(|p| p.uid == 0)
             .map_or_else(|| "/root".to_owned(), |p| p.home);
         return Ok(User {
             uid: 0,
             gid: 0,
-            groups: groups_of(Some("root"), 0, tree)?,
+            groups: groups_of(Some("root"), 0, read)?,
             home,
         });
     }
     let (name, group) = text
         .split_once(':')
         .map_or((text, None), |(u, g)| (u, Some(g)));
-    let known = passwd(tree)?
+    let known = passwd(read)?
         .into_iter()
         .find(|p| p.name == name || name.parse() == Ok(p.uid));
     let mut user = match (known, name.parse()) {
         (Some(p), _) => {
             let member = group.is_none_or(str::is_empty).then_some(p.name.as_str());
-            let groups = groups_of(member, p.gid, tree)?;
+            let groups = groups_of(member, p.gid, read)?;
             let home = if p.home.is_empty() {
                 "/".to_owned()
             } else {
@@ -128,7 +130,7 @@ pub(super) fn resolve(text: &str, tree: &Tree) -> Result<User, BuildError> {
         }
     };
     if let Some(group) = group.filter(|g| !g.is_empty()) {
-        let known = groups(tree)?
+        let known = groups(read)?
             .into_iter()
             .find(|g| g.name == group || group.parse() == Ok(g.gid));
         user.gid = match (known, group.parse()) {
@@ -147,10 +149,10 @@ pub(super) fn resolve(text: &str, tree: &Tree) -> Result<User, BuildError> {
 
 // The groups that `member` is in, and always the primary one: a file's mode may take a right from a group, and a process that
 // has the group only as its primary one could drop it to get around that (CVE-2022-2989).
-fn groups_of(member: Option<&str>, primary: u32, tree: &Tree) -> Result<Vec<u32>, BuildError> {
+fn groups_of(member: Option<&str>, primary: u32, read: Read<'_>) -> Result<Vec<u32>, BuildError> {
     let mut gids = vec![primary];
     if let Some(user) = member {
-        let all = groups(tree)?.into_iter();
+        let all = groups(read)?.into_iter();
         gids.extend(
             all.filter(|g| g.members.iter().any(|m| m == user))
                 .map(|g| g.gid),
@@ -163,12 +165,12 @@ fn groups_of(member: Option<&str>, primary: u32, tree: &Tree) -> Result<Vec<u32>
 
 /// Who `--chown=USER[:GROUP]` names, as BuildKit takes it: a number is user and group, a name brings its primary group, and
 /// a name that nobody knows is 0.
-pub(super) fn owner(text: &str, tree: &Tree) -> Result<(u32, u32), BuildError> {
+pub(super) fn owner(text: &str, read: Read<'_>) -> Result<(u32, u32), BuildError> {
     let (user, group) = text
         .split_once(':')
         .map_or((text, None), |(u, g)| (u, Some(g)));
     let by_name = |name: &str| -> Result<Option<Passwd>, BuildError> {
-        Ok(passwd(tree)?.into_iter().find(|p| p.name == name))
+        Ok(passwd(read)?.into_iter().find(|p| p.name == name))
     };
     let (uid, primary) = match user.parse::<u32>() {
         Ok(uid) => (uid, uid),
@@ -179,7 +181,7 @@ pub(super) fn owner(text: &str, tree: &Tree) -> Result<(u32, u32), BuildError> {
         None => primary,
         Some(group) => match group.parse::<u32>() {
             Ok(gid) => gid,
-            Err(_) => groups(tree)?
+            Err(_) => groups(read)?
                 .into_iter()
                 .find(|g| g.name == group)
                 .map_or(0, |g| g.gid),
