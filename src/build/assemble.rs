@@ -113,7 +113,6 @@ impl Engine<'_> {
                 None => return Err(BuildError::NoOutput),
             }
         };
-        self.store.barrier()?;
         Ok(Built {
             root,
             images,

@@ -120,7 +120,8 @@ pub trait Fetch: Sync {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// Builds what `request` asks for. `Ok` means: every blob of the result is in the store and durable; it has no name yet.
+/// Builds what `request` asks for. `Ok` means: every blob of the result is in the store; it has no name yet. Giving it one
+/// ([`Store::tag`], [`Store::keep`]) makes it durable, with one flush for all of it.
 pub fn build(
     store: &Store,
     request: &Request<'_>,
