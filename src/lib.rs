@@ -9,18 +9,23 @@
 //!   ▼
 //! plan::Graph                  vertices and edges; pure data
 //!   ▼
-//! build::schedule              ready vertices in parallel; equal vertices once
+//! build::engine                ready vertices in parallel; equal vertices once
 //!   │ build::key               cache key ──hit──► store::cache ► committed layer
-//!   │ build::run, build::copy  on a miss: a sandbox over an overlay, or a file copy
+//!   │ build::run               on a miss: RUN in a sandbox over an overlay; its upper directory is the layer
+//!   │ build::transfer          on a miss: COPY, ADD, WORKDIR; a layer drafted over the tables of those below
 //!   ▼
-//! build::commit                layer::diff ► layer::pack ► layer::blob   while the next step runs
+//! commit (in build::engine)    layer::diff ► layer::pack ► store::blobs   while the next step runs
 //!   ▼
-//! build::assemble              config, history, manifest ► blobs and a name in the store
+//! build::assemble              config, history, manifest ► blobs in the store; the command line names them
 //!   ▼
 //! image::copy                  store ► image layout | archive | registry, and back
 //!
 //! store ──read only──► inspect ► report (plain data) ► cli renders text or JSON
 //! ```
+//!
+//! Where a lower room needs a higher one, it owns a trait that the higher one fulfils: [`plan::Resolve`] (a reference to a
+//! configuration), [`image::Source`] and [`image::Sink`] (any medium), [`build::Fetch`] (a base's layers), and the
+//! [`build::Event`]s that the command line shows.
 //!
 //! A room imports only rooms on lower floors; `tests/` holds the sources against that table:
 //!

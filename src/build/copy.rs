@@ -1,6 +1,6 @@
 //! COPY and ADD: which files the sources name, and what becomes of them in the image.
 //!
-//! [`select`] answers the first question, [`write`] the second; both are pure but for reading contents to be hashed. Between
+//! [`select`] answers the first question, [`write()`] the second; both are pure but for reading contents to be hashed. Between
 //! them stands the cache: what is selected is what the key is made of.
 
 use crate::dockerfile::glob::Pattern;

@@ -1,6 +1,6 @@
 //! An image in any medium, and the one way to move it.
 //!
-//! For: the traits [`Source`] and [`Sink`], the function [`copy`] between any two of them, the OCI image layout (which is
+//! For: the traits [`Source`] and [`Sink`], the function [`copy()`] between any two of them, the OCI image layout (which is
 //! also the store's own format), archives of OCI and of docker, and the choice of a platform from an index.
 //!
 //! ```text
