@@ -5,6 +5,7 @@
 
 use crate::dockerfile::glob::Pattern;
 use crate::dockerfile::ignore::Ignore;
+use crate::dockerfile::nearest;
 use crate::layer::entry::parent;
 use crate::layer::{Change, Entry, Found, Kind, Meta, Source};
 use crate::oci::Digest;
@@ -19,10 +20,12 @@ use super::tree::{LinkId, Tree};
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// A source that is not there.
-    #[error("{path:?}: not found")]
+    #[error("{path:?}: not found{}", did_you_mean(nearest))]
     NotFound {
         /// As written.
         path: String,
+        /// What is there instead, if a name comes near.
+        nearest: Option<String>,
     },
     /// A file where a directory is needed.
     #[error("{path}: not a directory")]
@@ -120,7 +123,7 @@ pub(super) fn select(
                     .to_vec();
                 let found = tree.resolve(&at)?;
                 let Some(top) = tree.lookup(&found) else {
-                    return Err(CopyError::NotFound { path: path.clone() }.into());
+                    return Err(not_found(path, tree).into());
                 };
                 if !top.entry.is_dir() {
                     if excludes.as_ref().is_some_and(|e| e.matches(&name)) {
@@ -165,6 +168,35 @@ pub(super) fn select_all(tree: &Tree, op: &CopyOp) -> Result<Item, BuildError> {
     })
 }
 
+fn did_you_mean(nearest: &Option<String>) -> String {
+    nearest
+        .as_ref()
+        .map(|name| format!(" (did you mean {name}?)"))
+        .unwrap_or_default()
+}
+
+fn not_found(path: &str, tree: &Tree) -> CopyError {
+    let near = || {
+        let clean = draft::resolve(path.as_bytes(), &|_| None).ok()?;
+        let dir = parent(&clean)?;
+        let name = String::from_utf8(clean[dir.len()..].to_vec()).ok()?;
+        let there = tree.children(&tree.resolve(dir).ok()?);
+        let names: Vec<String> = there
+            .iter()
+            .filter_map(|f| String::from_utf8(f.entry.name().to_vec()).ok())
+            .collect();
+        let name = nearest(
+            name.trim_start_matches('/'),
+            names.iter().map(String::as_str),
+        )?;
+        Some(String::from_utf8_lossy(&join(dir, name.as_bytes())).into_owned())
+    };
+    CopyError::NotFound {
+        path: path.to_owned(),
+        nearest: near(),
+    }
+}
+
 fn select_parents(path: &str, op: &CopyOp, tree: &Tree) -> Result<Vec<Item>, BuildError> {
     let (base, pattern) = path.split_once("/./").unwrap_or(("", path));
     let mut items = Vec::new();
@@ -174,10 +206,7 @@ fn select_parents(path: &str, op: &CopyOp, tree: &Tree) -> Result<Vec<Item>, Bui
     for at in expand(base, tree)? {
         let found = tree.resolve(&at)?;
         if tree.lookup(&found).is_none() {
-            return Err(CopyError::NotFound {
-                path: path.to_owned(),
-            }
-            .into());
+            return Err(not_found(path, tree).into());
         }
         let all = tree
             .walk(&found)
@@ -194,10 +223,7 @@ fn select_parents(path: &str, op: &CopyOp, tree: &Tree) -> Result<Vec<Item>, Bui
             keep(all, Some(&include), excludes.as_ref())
         };
         if files.len() <= 1 && !has_wildcard(&pattern) && !pattern.is_empty() {
-            return Err(CopyError::NotFound {
-                path: path.to_owned(),
-            }
-            .into());
+            return Err(not_found(path, tree).into());
         }
         items.push(Item {
             name: Vec::new(),

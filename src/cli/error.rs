@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 
+use strata::dockerfile::with_causes;
+
 use super::values::FlagError;
 
 /// The exit codes of strata. `run` also exits with the command's own code, or with 128 and the signal that ended it.
@@ -107,19 +109,7 @@ impl CliError {
             CliError::Build(_) => "ERROR: ",
             _ => "error: ",
         };
-        let mut text = format!("{lead}{self}");
-        let mut said = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let message = error.to_string();
-            // Transparent wrappers repeat their cause word for word.
-            if !message.is_empty() && !said.ends_with(&message) {
-                text.push_str(": ");
-                text.push_str(&message);
-                said = message;
-            }
-            cause = error.source();
-        }
+        let mut text = format!("{lead}{}", with_causes(self));
         text.push('\n');
         if let Some(hint) = self.hint() {
             // A String takes any text.

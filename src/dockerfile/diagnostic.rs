@@ -135,9 +135,52 @@ fn clamp(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
+/// An error and its causes on one line, outermost first. What another of them says in more words is left out.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut said: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let message = error.to_string();
+        if said
+            .last()
+            .is_some_and(|last| message.contains(last.as_str()))
+        {
+            said.pop();
+        }
+        if !message.is_empty() && !said.last().is_some_and(|last| last.contains(&message)) {
+            said.push(message);
+        }
+        next = error.source();
+    }
+    said.join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{0}")]
+        struct Layer(&'static str, #[source] Option<Box<Layer>>);
+        let chain = |texts: &[&'static str]| {
+            let inner = texts
+                .iter()
+                .rev()
+                .fold(None, |below, text| Some(Box::new(Layer(text, below))));
+            with_causes(&*inner.unwrap())
+        };
+        assert_eq!(
+            chain(&["x", "cannot read x", "cannot read x", "refused"]),
+            "cannot read x: refused"
+        );
+        assert_eq!(
+            chain(&["step failed: no file", "no file"]),
+            "step failed: no file"
+        );
+        assert_eq!(chain(&["a", "", "b"]), "a: b");
+    }
 
     #[test]
     fn positions_count_characters() {

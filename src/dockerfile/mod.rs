@@ -36,7 +36,7 @@ mod split;
 mod suggest;
 
 pub use ast::{Dockerfile, Instruction, Span, Stage, Statement, Word};
-pub use diagnostic::{Diagnostic, Severity, position, render};
+pub use diagnostic::{Diagnostic, Severity, position, render, with_causes};
 pub use parser::{Parsed, parse, parse_trigger};
 pub use suggest::nearest;
 pub use words::WordError;

@@ -1,9 +1,7 @@
 //! Why a Dockerfile cannot be planned.
 
-use std::error::Error;
-
 use crate::dockerfile::words::WordError;
-use crate::dockerfile::{Diagnostic, Severity, Span};
+use crate::dockerfile::{Diagnostic, Severity, Span, with_causes};
 use crate::oci::{DigestError, PlatformError, ReferenceError};
 
 use super::options::ResolveError;
@@ -319,16 +317,10 @@ impl PlanError {
 
     /// The error with its causes in one line, at its place; `None` where the Dockerfile is not to blame.
     pub fn diagnostic(&self) -> Option<Diagnostic> {
-        let mut message = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            message = format!("{message}: {error}");
-            cause = error.source();
-        }
         Some(Diagnostic {
             severity: Severity::Error,
             rule: None,
-            message,
+            message: with_causes(self),
             span: self.span()?,
             hint: self.hint(),
         })
