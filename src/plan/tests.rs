@@ -502,7 +502,7 @@ fn errors() {
         ),
         (
             "FROM busybox\nRUN --mount=from=later,target=/x y\nFROM busybox AS later\nFROM 0",
-            "0: docker.io/library/0:latest: not found",
+            "docker.io/library/0:latest: not found",
         ),
         (
             "FROM busybox AS a\nRUN --mount=from=later,target=/x y\nFROM busybox AS later\nFROM a",
@@ -522,11 +522,11 @@ fn errors() {
         ),
         (
             "FROM nosuch",
-            "nosuch: docker.io/library/nosuch:latest: not found",
+            "docker.io/library/nosuch:latest: not found",
         ),
         (
             "FROM onbuild",
-            "assets: docker.io/library/assets:latest: not found",
+            "docker.io/library/assets:latest: not found",
         ),
     ] {
         assert_eq!(printed(text, &options()), want, "{text:?}");
