@@ -520,14 +520,8 @@ fn errors() {
             "FROM busybox\nCOPY --from=0 x y",
             "circular dependency detected on stage: stage-0",
         ),
-        (
-            "FROM nosuch",
-            "docker.io/library/nosuch:latest: not found",
-        ),
-        (
-            "FROM onbuild",
-            "docker.io/library/assets:latest: not found",
-        ),
+        ("FROM nosuch", "docker.io/library/nosuch:latest: not found"),
+        ("FROM onbuild", "docker.io/library/assets:latest: not found"),
     ] {
         assert_eq!(printed(text, &options()), want, "{text:?}");
     }
