@@ -3,6 +3,8 @@
 //! [`select`] answers the first question, [`write()`] the second; both are pure but for reading contents to be hashed. Between
 //! them stands the cache: what is selected is what the key is made of.
 
+use std::collections::HashMap;
+
 use crate::dockerfile::glob::Pattern;
 use crate::dockerfile::ignore::Ignore;
 use crate::dockerfile::nearest;
@@ -277,7 +279,7 @@ fn keep(
     kept
 }
 
-fn relative(path: &[u8], base: &[u8]) -> Vec<u8> {
+pub(super) fn relative(path: &[u8], base: &[u8]) -> Vec<u8> {
     let rest = path.strip_prefix(base).unwrap_or(path);
     rest.strip_prefix(b"/").unwrap_or(rest).to_vec()
 }
@@ -416,7 +418,7 @@ pub(super) fn write(
             if entry.meta.mtime == 0 {
                 entry.meta.mtime = draft.now();
             }
-            replace(draft, &entry)?;
+            check_replaceable(draft, &entry)?;
             draft.put(Change {
                 entry,
                 source: source.clone(),
@@ -459,7 +461,7 @@ fn write_files(
     target: &[u8],
     manner: &Manner,
 ) -> Result<(), BuildError> {
-    let mut written: std::collections::HashMap<LinkId, Vec<u8>> = std::collections::HashMap::new();
+    let mut written: HashMap<LinkId, Vec<u8>> = HashMap::new();
     let mut times = Vec::new();
     for (path, found) in files {
         let at = join(target, path);
@@ -499,18 +501,14 @@ fn write_files(
                     target: first.clone(),
                 },
             };
-            replace(draft, &entry)?;
+            check_replaceable(draft, &entry)?;
             draft.put(Change {
                 entry,
                 source: Source::None,
             });
             continue;
         }
-        let first = tree
-            .follow_hard_link(found)
-            .ok_or_else(|| CopyError::DanglingHardLink {
-                path: display(&found.entry.path),
-            })?;
+        let first = first_name(tree, found)?;
         let (kind, source) = match &first.entry.kind {
             Kind::File { size_bytes, .. } => {
                 let content = Some(tree.digest(&first)?);
@@ -529,7 +527,7 @@ fn write_files(
             meta: manner.meta(&first.entry),
             kind,
         };
-        replace(draft, &entry)?;
+        check_replaceable(draft, &entry)?;
         draft.put(Change { entry, source });
         if let Some(link) = link {
             written.insert(link, at);
@@ -541,7 +539,16 @@ fn write_files(
     Ok(())
 }
 
-fn replace(draft: &Draft<'_>, entry: &Entry) -> Result<(), CopyError> {
+/// The entry that has the content of a hard link; anything else is itself.
+pub(super) fn first_name(tree: &Tree, found: &Found) -> Result<Found, CopyError> {
+    tree.follow_hard_link(found)
+        .ok_or_else(|| CopyError::DanglingHardLink {
+            path: display(&found.entry.path),
+        })
+}
+
+// Fails if a directory is where `entry` is to be.
+fn check_replaceable(draft: &Draft<'_>, entry: &Entry) -> Result<(), CopyError> {
     match draft.lookup(&entry.path) {
         Some(there) if there.is_dir() => Err(CopyError::FileOverDirectory {
             path: display(&entry.path),
@@ -584,7 +591,14 @@ pub(super) fn write_archive(
                 *content = Some(tree.digest(&found)?);
                 source = tree.source(&found);
             }
-            Kind::HardLink { target: first } => *first = draft.resolve(&join(&target, first))?,
+            // Links on the way are followed, but it is the last name itself that is linked, even if it is a link.
+            Kind::HardLink { target: first } => {
+                let above = parent(first).map_or(Ok(target.clone()), |above| {
+                    draft.resolve(&join(&target, above))
+                })?;
+                let name = first.rsplit(|c| *c == b'/').next().unwrap_or_default();
+                *first = join(&above, name);
+            }
             Kind::Whiteout => continue,
             _ => {}
         }
@@ -632,14 +646,9 @@ pub(super) fn below_as_changes(tree: &Tree, path: &[u8]) -> Result<Vec<Change>, 
 }
 
 fn change(tree: &Tree, found: Found, base: usize, prefix: &[u8]) -> Result<Change, BuildError> {
-    let first = tree
-        .follow_hard_link(&found)
-        .ok_or_else(|| CopyError::DanglingHardLink {
-            path: display(&found.entry.path),
-        })?;
-    let rest = found.entry.path[base..]
-        .strip_prefix(b"/")
-        .unwrap_or(&found.entry.path[base..]);
+    let first = first_name(tree, &found)?;
+    let rest = &found.entry.path[base..];
+    let rest = rest.strip_prefix(b"/").unwrap_or(rest);
     let source = if matches!(first.entry.kind, Kind::File { .. }) {
         tree.source(&first)
     } else {

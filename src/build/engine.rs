@@ -13,7 +13,7 @@ use crate::layer::{
     Toc, TreeOptions, Whiteouts,
 };
 use crate::oci::{ChainId, Descriptor, Digest};
-use crate::plan::graph::{Op, Origin, RunMount, Vertex, VertexId};
+use crate::plan::graph::{CopyOp, Op, Origin, RunMount, RunOp, Vertex, VertexId, WorkdirOp};
 use crate::store::{KeyLock, Record, Store, Work};
 
 use super::assemble::Built;
@@ -21,6 +21,7 @@ use super::context::Contexts;
 use super::event::{EventKind, Events, StepId};
 use super::key::Key;
 use super::snapshot::{Committed, Snapshot};
+use super::transfer::Prepared;
 use super::tree::Tree;
 use super::{BuildError, Fetch, Request};
 
@@ -57,10 +58,26 @@ pub(super) enum Made {
     Changes(Vec<Change>),
 }
 
+/// A vertex that makes a layer.
+enum Step<'a> {
+    Run(&'a RunOp),
+    Copy(&'a CopyOp, Prepared),
+    Workdir(&'a WorkdirOp),
+}
+
+impl Step<'_> {
+    // As a record shows it: history shows a RUN with the values of its build arguments, and they are not a record's business.
+    fn text(&self, vertex: &Vertex) -> String {
+        match self {
+            Step::Run(run) => format!("RUN {}", run.args.join(" ")),
+            Step::Copy(..) | Step::Workdir(_) => vertex.created_by.clone(),
+        }
+    }
+}
+
 struct Board {
     outcomes: BTreeMap<VertexId, Outcome>,
     waiting: Vec<VertexId>,
-    running: usize,
     error: Option<BuildError>,
 }
 
@@ -127,11 +144,9 @@ impl<'a> Engine<'a> {
     /// Runs the graph and puts the result together.
     pub(super) fn build(&self) -> Result<Built, BuildError> {
         let graph = self.request.graph;
-        let needed: Vec<VertexId> = (0..graph.vertices.len()).map(VertexId).collect();
         let board = Mutex::new(Board {
             outcomes: BTreeMap::new(),
-            waiting: needed,
-            running: 0,
+            waiting: (0..graph.vertices.len()).map(VertexId).collect(),
             error: None,
         });
         let changed = Condvar::new();
@@ -181,10 +196,10 @@ impl<'a> Engine<'a> {
                 continue;
             };
             let id = held.waiting.remove(at);
-            held.running += 1;
-            let vertex = graph.vertex(id);
-            let outcome = |id: &VertexId| held.outcomes[id].clone();
-            let base = vertex.base.as_ref().map(outcome);
+            let base = graph
+                .vertex(id)
+                .base
+                .map(|base| held.outcomes[&base].clone());
             let inputs: BTreeMap<VertexId, Outcome> = graph
                 .inputs(id)
                 .into_iter()
@@ -195,7 +210,6 @@ impl<'a> Engine<'a> {
             held = board
                 .lock()
                 .expect("no worker panics while it holds the board");
-            held.running -= 1;
             match result {
                 Ok(outcome) => drop(held.outcomes.insert(id, outcome)),
                 Err(error) => {
@@ -268,48 +282,36 @@ impl<'a> Engine<'a> {
     ) -> Result<(Outcome, bool), BuildError> {
         let vertex = self.request.graph.vertex(id);
         let below = base.as_ref().map_or_else(none, |b| b.layers.clone());
-        let mut key = Key::new(match &vertex.op {
-            Op::Image(image) => {
-                let layers = image_layers(image);
-                let mut key = Key::new("image 1");
-                image
-                    .config
-                    .rootfs
-                    .diff_ids
-                    .iter()
-                    .for_each(|id| key.add("layer", &id.to_string()));
-                return Ok((
-                    Outcome {
-                        layers,
-                        key: key.finish().0,
-                    },
-                    false,
-                ));
-            }
-            Op::Run(_) => "run 1",
-            Op::Copy(_) => "copy 1",
-            Op::Workdir(_) => "workdir 1",
-        });
-        let linked = matches!(&vertex.op, Op::Copy(copy) if copy.link);
         let below_key = base
             .as_ref()
             .map_or_else(|| "scratch".to_owned(), |b| b.key.to_string());
-        match linked {
-            true => key.add("link", "true"),
-            false => key.add("base", &below_key),
-        }
-        let prepared = match &vertex.op {
-            Op::Copy(copy) => Some(self.prepare_copy(id, copy, &below, inputs, &mut key)?),
+        let linked = matches!(&vertex.op, Op::Copy(copy) if copy.link);
+        let start = |kind| {
+            let mut key = Key::new(kind);
+            match linked {
+                true => key.add("link", "true"),
+                false => key.add("base", &below_key),
+            }
+            key
+        };
+        let (key, step) = match &vertex.op {
+            Op::Image(image) => return Ok((image_outcome(image), false)),
             Op::Run(run) => {
+                let mut key = start("run 1");
                 self.run_key(run, vertex, inputs, &mut key)?;
-                None
+                (key, Step::Run(run))
+            }
+            Op::Copy(copy) => {
+                let mut key = start("copy 1");
+                let prepared = self.prepare_copy(id, copy, &below, inputs, &mut key)?;
+                (key, Step::Copy(copy, prepared))
             }
             Op::Workdir(workdir) => {
+                let mut key = start("workdir 1");
                 key.add("path", &workdir.path);
                 key.add("user", &workdir.user);
-                None
+                (key, Step::Workdir(workdir))
             }
-            Op::Image(_) => None,
         };
         let (key, labels) = key.finish();
         // A layer that does not look at the base has a key of its own; what is above it depends on both.
@@ -341,17 +343,17 @@ impl<'a> Engine<'a> {
                 ));
             }
         }
-        let made = match &vertex.op {
-            Op::Run(run) => self.run(id, run, &below, inputs, log_tail)?,
-            Op::Copy(copy) => Made::Changes(self.copy(copy, &below, prepared, inputs)?),
-            Op::Workdir(workdir) => Made::Changes(self.workdir(workdir, &below)?),
-            Op::Image(_) => Made::Changes(Vec::new()),
+        let text = step.text(vertex);
+        let made = match step {
+            Step::Run(run) => self.run(id, run, &below, inputs, log_tail)?,
+            Step::Copy(copy, prepared) => Made::Changes(self.copy(copy, &below, prepared, inputs)?),
+            Step::Workdir(workdir) => Made::Changes(self.workdir(workdir, &below)?),
         };
         let record = PendingRecord {
             key,
             labels,
             linked,
-            step: vertex.created_by.clone(),
+            step: text,
             lock,
         };
         let snapshot = self.commit(scope, id, made, &below, record)?;
@@ -706,6 +708,17 @@ struct PendingRecord {
     linked: bool,
     step: String,
     lock: Option<KeyLock>,
+}
+
+fn image_outcome(image: &Arc<crate::plan::ResolvedImage>) -> Outcome {
+    let mut key = Key::new("image 1");
+    for id in &image.config.rootfs.diff_ids {
+        key.add("layer", &id.to_string());
+    }
+    Outcome {
+        layers: image_layers(image),
+        key: key.finish().0,
+    }
 }
 
 fn image_layers(image: &Arc<crate::plan::ResolvedImage>) -> Layers {

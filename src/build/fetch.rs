@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::oci::{Digest, Hasher};
+use crate::plan::redacted;
 
 use super::BuildError;
-use super::git::redacted;
 use super::secrets::Secrets;
 
 /// What an answer is read in.
@@ -44,6 +44,7 @@ pub(super) fn fetch(
         .split(['/', '?', '#'])
         .next()
         .unwrap_or_default();
+    let host = host.rsplit('@').next().unwrap_or(host);
     let mut request = agent.get(url);
     let header = secrets
         .read(&format!("HTTP_AUTH_HEADER_{host}"))?
@@ -56,7 +57,7 @@ pub(super) fn fetch(
     let mut response = request.call().map_err(|e| match e {
         ureq::Error::StatusCode(404) => failed("404 not found".to_owned()),
         ureq::Error::StatusCode(code) => failed(format!("the server answered with status {code}")),
-        other => failed(other.to_string()),
+        other => failed(redacted(&other.to_string())),
     })?;
     let text = |name: &str| {
         response

@@ -13,14 +13,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags};
 
-use crate::dockerfile::ignore::Ignore;
+use crate::dockerfile::ignore::{Ignore, State};
 use crate::layer::{Entry, Kind, Meta, Toc};
 use crate::oci::{Digest, Hasher};
 use crate::store::{FileHashes, FileStamp, Store, StoreError};
 
 use super::BuildError;
 
-/// Below this, a file read to be hashed is read at once.
+/// What a file to be hashed is read in: larger pieces are no faster, smaller ones cost calls.
 const READ_BYTES: usize = 256 * 1024;
 
 /// A folder that was walked.
@@ -61,7 +61,7 @@ impl Folder {
                 implied: false,
             },
         ));
-        walk.directory(&root, &mut Vec::new(), false)
+        walk.directory(&root, &mut Vec::new(), &State::default())
             .map_err(|(at, source)| BuildError::Context {
                 path: path.join(lossy(&at)),
                 source: source.into(),
@@ -152,12 +152,12 @@ struct Walk<'a> {
 type WalkError = (Vec<u8>, rustix::io::Errno);
 
 impl Walk<'_> {
-    // `hidden`: the directory itself is excluded, but a pattern may bring back something in it.
+    // `rules`: which of them matched the directory or one above it.
     fn directory(
         &mut self,
         dir: &OwnedFd,
         path: &mut Vec<u8>,
-        hidden: bool,
+        rules: &State,
     ) -> Result<(), WalkError> {
         let mut names = Vec::new();
         let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
@@ -176,7 +176,7 @@ impl Walk<'_> {
                 path.push(b'/');
             }
             path.extend_from_slice(name.to_bytes());
-            let done = self.member(dir, &name, path, hidden);
+            let done = self.member(dir, &name, path, rules);
             path.truncate(length);
             done?;
         }
@@ -188,11 +188,11 @@ impl Walk<'_> {
         dir: &OwnedFd,
         name: &std::ffi::CStr,
         path: &mut Vec<u8>,
-        hidden: bool,
+        rules: &State,
     ) -> Result<(), WalkError> {
-        let excluded =
-            self.ignore.is_some_and(|i| i.matches(path)) || (hidden && self.ignore.is_none());
-        if excluded && !self.ignore.is_some_and(|i| i.may_reinclude_below(path)) {
+        let ignore = self.ignore;
+        let (excluded, rules) = ignore.map_or_else(Default::default, |i| i.verdict(path, rules));
+        if excluded && !ignore.is_some_and(|i| i.may_reinclude_below(path)) {
             return Ok(());
         }
         let stat = stat(dir, name).map_err(|e| (path.clone(), e))?;
@@ -210,7 +210,7 @@ impl Walk<'_> {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let inner = rustix::fs::openat(dir, name, flags, Mode::empty())
                     .map_err(|e| (path.clone(), e))?;
-                self.directory(&inner, path, excluded)?;
+                self.directory(&inner, path, &rules)?;
                 // An excluded directory is there only for what was brought back in it.
                 if excluded && self.entries.len() == at + 1 {
                     self.entries.pop();

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
+use crate::plan::redacted;
+
 use super::secrets::Secrets;
 use super::{BuildError, poll};
 
@@ -50,20 +52,6 @@ pub fn is_git_url(text: &str) -> bool {
         || path("http://") == Some(true)
         || path("https://") == Some(true)
         || lower.starts_with("github.com/")
-}
-
-/// `text` without the user and password that a URL may hold.
-pub(super) fn redacted(text: &str) -> String {
-    match text.split_once("://") {
-        Some((scheme, rest)) => {
-            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-            match rest[..end].rfind('@') {
-                Some(at) => format!("{scheme}://xxxxx@{}", &rest[at + 1..]),
-                None => text.to_owned(),
-            }
-        }
-        None => text.to_owned(),
-    }
 }
 
 impl GitUrl {
@@ -244,9 +232,7 @@ impl Git<'_> {
                 .filter(|l| !l.is_empty())
                 .collect();
             let last = lines.split_off(lines.len().saturating_sub(3)).join("; ");
-            return Err(failed(
-                last.replace(&self.url.remote, &redacted(&self.url.remote)),
-            ));
+            return Err(failed(redacted(&last)));
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
@@ -341,7 +327,7 @@ pub(super) fn checkout(
     }
     git.run(
         "name the remote of",
-        &["remote", "add", "origin", &redacted_remote(&url.remote)],
+        &["remote", "add", "origin", &without_credentials(&url.remote)],
     )?;
     // Servers without the smart protocol cannot send a part of the history; servers may refuse a commit that no ref names.
     let spec = format!("{name}:refs/strata/fetched");
@@ -392,16 +378,23 @@ pub(super) fn checkout(
             "--depth",
             "1",
         ];
-        if let Err(BuildError::Canceled) | Ok(_) = git.run("fetch the submodules of", &shallow) {
-        } else {
-            git.run(
-                "fetch the submodules of",
-                &["submodule", "update", "--quiet", "--init", "--recursive"],
-            )?;
+        match git.run("fetch the submodules of", &shallow) {
+            Ok(_) => {}
+            Err(BuildError::Canceled) => return Err(BuildError::Canceled),
+            // A server may refuse to send a part of the history.
+            Err(_) => {
+                let whole = ["submodule", "update", "--quiet", "--init", "--recursive"];
+                git.run("fetch the submodules of", &whole)?;
+            }
         }
         git.run(
             "fix the remote of",
-            &["remote", "set-url", "origin", &redacted_remote(&url.remote)],
+            &[
+                "remote",
+                "set-url",
+                "origin",
+                &without_credentials(&url.remote),
+            ],
         )?;
     }
     if !url.keep_git_dir {
@@ -437,7 +430,7 @@ pub(super) fn checkout(
 }
 
 // What `.git/config` says: never a password.
-fn redacted_remote(remote: &str) -> String {
+fn without_credentials(remote: &str) -> String {
     match remote.split_once("://") {
         Some((scheme, rest)) => {
             let end = rest.find('/').unwrap_or(rest.len());
@@ -502,6 +495,9 @@ mod tests {
         ] {
             assert!(GitUrl::parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(redacted("https://u:p@h/x.git"), "https://xxxxx@h/x.git");
+        assert_eq!(
+            without_credentials("https://u:p@h/x@y.git"),
+            "https://h/x@y.git"
+        );
     }
 }

@@ -32,6 +32,7 @@ mod folder;
 pub mod git;
 mod key;
 mod mode;
+mod mounts;
 mod poll;
 mod run;
 mod secrets;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use crate::layer::{Change, Kind, Source, Stack, Toc};
 use crate::plan::graph::{CopyOp, CopySource, Origin, VertexId, WorkdirOp};
+use crate::plan::redacted;
 
-use super::copy::{self, Content, Item, Manner};
+use super::copy::{self, Content, Item, Manner, first_name};
 use super::draft::Draft;
 use super::engine::{Engine, Layers, Outcome, now, open_dir};
 use super::event::{EventKind, StepId};
@@ -132,8 +133,8 @@ impl Engine<'_> {
             let label = match source {
                 CopySource::Path(path) => format!("files {path}"),
                 CopySource::Inline { name, .. } => format!("heredoc {name}"),
-                CopySource::Http { url, .. } => format!("file {}", git::redacted(url)),
-                CopySource::Git { url, .. } => format!("repository {}", git::redacted(url)),
+                CopySource::Http { url, .. } => format!("file {}", redacted(url)),
+                CopySource::Git { url, .. } => format!("repository {}", redacted(url)),
             };
             // A commit says what is in a checkout, and in its `.git` there is more than the content of the commit.
             let content = part
@@ -168,7 +169,7 @@ impl Engine<'_> {
         let progress = |done_bytes, total_bytes| {
             self.events.event(EventKind::Progress {
                 step: StepId(id.0),
-                part: git::redacted(url),
+                part: redacted(url),
                 done_bytes,
                 total_bytes,
             });
@@ -185,7 +186,7 @@ impl Engine<'_> {
             && *expected != fetched.digest
         {
             return Err(BuildError::Checksum {
-                url: git::redacted(url),
+                url: redacted(url),
                 expected: expected.to_string(),
                 actual: fetched.digest.to_string(),
             });
@@ -255,7 +256,7 @@ impl Engine<'_> {
         &self,
         op: &CopyOp,
         below: &Layers,
-        prepared: Option<Prepared>,
+        prepared: Prepared,
         inputs: &BTreeMap<VertexId, Outcome>,
     ) -> Result<Vec<Change>, BuildError> {
         let stack = if op.link {
@@ -283,7 +284,7 @@ impl Engine<'_> {
             items,
             unpack,
             ..
-        } in prepared.into_iter().flat_map(|p| p.0)
+        } in prepared.0
         {
             // Tables were enough to select; contents are read from the layers' directories.
             let tree = if tree.reads_contents() {
@@ -355,9 +356,12 @@ impl Engine<'_> {
         let (uid, gid) = if op.user.is_empty() || draft.lookup(&path).is_some() {
             (0, 0)
         } else {
-            // A name that nobody knows owns nothing: BuildKit's rule.
-            users::resolve(&op.user, &self.reader(below))
-                .map_or((0, 0), |user| (user.uid, user.gid))
+            match users::resolve(&op.user, &self.reader(below)) {
+                Ok(user) => (user.uid, user.gid),
+                // A name that nobody knows owns nothing: BuildKit's rule.
+                Err(BuildError::NoUser { .. } | BuildError::NoGroup { .. }) => (0, 0),
+                Err(error) => return Err(error),
+            }
         };
         draft.make_dirs(&path, 0o755, uid, gid)?;
         Ok(draft.finish())
@@ -371,16 +375,7 @@ pub(super) fn hash_files(
     files: &[(Vec<u8>, crate::layer::Found)],
 ) -> Result<(), BuildError> {
     for (path, found) in files {
-        let first = match &found.entry.kind {
-            Kind::HardLink { .. } => tree.follow_hard_link(found),
-            _ => Some(found.clone()),
-        };
-        let Some(first) = first else {
-            return Err(CopyError::DanglingHardLink {
-                path: super::draft::display(&found.entry.path),
-            }
-            .into());
-        };
+        let first = first_name(tree, found)?;
         let content = match &first.entry.kind {
             Kind::File { .. } => Some(tree.digest(&first)?),
             _ => None,

@@ -498,7 +498,7 @@ mod tests {
         assert_eq!(r.plan.no_cache_filter, ["a", "b"]);
         assert_eq!(r.plan.network, Some(Network::None));
         assert_eq!(r.plan.shm_size_bytes, Some(128 << 20));
-        assert_eq!(r.plan.ulimits, ["nofile=1:2"]);
+        assert_eq!(r.plan.ulimits[0].to_string(), "nofile=1:2");
         assert!(matches!(
             r.outputs[..],
             [OutputSpec::Image { push: false, .. }]

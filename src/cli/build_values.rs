@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use strata::oci::Platform;
-use strata::plan::NamedContext;
+use strata::plan::{NamedContext, Ulimit};
 
 use super::values::{FlagError, attributes, boolean, pair, platforms, reference};
 
@@ -280,8 +280,8 @@ const ULIMITS: [&str; 15] = [
     "stack",
 ];
 
-/// `--ulimit NAME=SOFT[:HARD]`, normalised to `NAME=SOFT:HARD`; -1 is no limit, written as the kernel's largest number.
-pub(crate) fn ulimit(text: &str) -> Result<String, FlagError> {
+/// `--ulimit NAME=SOFT[:HARD]`; -1 is no limit.
+pub(crate) fn ulimit(text: &str) -> Result<Ulimit, FlagError> {
     let bad = |problem: &str| FlagError::new("--ulimit", text, problem);
     const FORM: &str = "expected NAME=SOFT[:HARD], for example nofile=1024:4096";
     let (name, limits) = text.split_once('=').ok_or_else(|| bad(FORM))?;
@@ -300,7 +300,11 @@ pub(crate) fn ulimit(text: &str) -> Result<String, FlagError> {
     if soft > hard {
         return Err(bad("the soft limit is above the hard limit"));
     }
-    Ok(format!("{name}={soft}:{hard}"))
+    Ok(Ulimit {
+        name: name.to_owned(),
+        soft,
+        hard,
+    })
 }
 
 /// `--annotation [TYPE[PLATFORM],…:]KEY=VALUE`: one for each type it names.
@@ -500,7 +504,7 @@ mod tests {
             ("nofile=5", "nofile=5:5"),
             ("core=0:-1", "core=0:18446744073709551615"),
         ] {
-            assert_eq!(ulimit(text).unwrap(), want, "{text}");
+            assert_eq!(ulimit(text).unwrap().to_string(), want, "{text}");
         }
         for bad in ["nofile", "files=1", "nofile=x", "nofile=2:1", "nofile=-1:5"] {
             assert!(ulimit(bad).is_err(), "{bad}");

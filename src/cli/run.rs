@@ -56,7 +56,7 @@ impl RunArgs {
         let rlimits = self
             .ulimits
             .iter()
-            .map(|text| ulimit(text).map(|limit| rlimit(&limit)))
+            .map(|text| ulimit(text).map(|limit| (limit.name, limit.soft, limit.hard)))
             .collect::<Result<Vec<_>, _>>()?;
         let shm_size_bytes = bytes("--shm-size", &self.shm_size)?;
         let volumes = self
@@ -241,14 +241,6 @@ impl RunArgs {
     }
 }
 
-/// `NAME=SOFT:HARD` as the sandbox takes it; the text was made by [`ulimit`].
-fn rlimit(text: &str) -> (String, u64, u64) {
-    let (name, limits) = text.split_once('=').unwrap_or((text, ""));
-    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-    let number = |text: &str| text.parse().unwrap_or(u64::MAX);
-    (name.to_owned(), number(soft), number(hard))
-}
-
 /// The unpacked layers of an image, bottom first; what is not unpacked is.
 pub(crate) fn lowers(store: &Store, pieces: &Pieces) -> Result<Vec<PathBuf>, CliError> {
     let layers: Vec<_> = pieces
@@ -341,15 +333,4 @@ fn open_path(path: &Path) -> Result<OwnedFd, CliError> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(io::Error::from)
         .doing(|| format!("use the volume {}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limits_of_resources() {
-        let limit = rlimit(&ulimit("nofile=5:-1").unwrap());
-        assert_eq!(limit, ("nofile".to_owned(), 5, u64::MAX));
-    }
 }

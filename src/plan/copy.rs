@@ -9,6 +9,7 @@ use super::error::PlanError;
 use super::graph::{CopyOp, CopySource, Op, Origin};
 use super::lower::{Current, Lowering};
 use super::paths;
+use super::redact::redacted;
 
 /// What a source of ADD is, by its text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,9 +59,12 @@ impl Lowering<'_, '_> {
         let mut sources = Vec::with_capacity(transfer.sources.len() + transfer.heredocs.len());
         for word in &transfer.sources {
             let text = self.expand(current, word)?;
-            shown = format!("{shown} {text}");
             let span = current.span(word.span);
             let remote = remote(&text);
+            shown = match remote {
+                Remote::No => format!("{shown} {text}"),
+                Remote::Http | Remote::Git => format!("{shown} {}", redacted(&text)),
+            };
             let kind = match remote {
                 Remote::No => None,
                 Remote::Http => Some("URL"),
@@ -69,7 +73,7 @@ impl Lowering<'_, '_> {
             if let Some(kind) = kind.filter(|_| !add) {
                 return Err(PlanError::CopyRemote {
                     kind,
-                    url: text,
+                    url: redacted(&text),
                     span,
                 });
             }
@@ -133,7 +137,7 @@ impl Lowering<'_, '_> {
             excludes: transfer.excludes.iter().map(|w| w.text.clone()).collect(),
             unpack: transfer.unpack,
         };
-        let name = self.step_name(current, statement);
+        let name = redacted(&self.step_name(current, statement));
         self.push(current, statement, Op::Copy(op), name, created_by);
         Ok(())
     }

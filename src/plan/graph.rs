@@ -6,7 +6,7 @@ use crate::dockerfile::Diagnostic;
 use crate::dockerfile::ast::{Network, Security, Sharing};
 use crate::oci::{ImageConfig, Platform};
 
-use super::options::ResolvedImage;
+use super::options::{ResolvedImage, Ulimit};
 
 /// A vertex's place in [`Graph::vertices`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -94,7 +94,7 @@ pub struct RunOp {
     /// More lines for `/etc/hosts`: name and address (or `host-gateway`).
     pub add_hosts: Vec<(String, String)>,
     /// `NAME=SOFT:HARD`
-    pub ulimits: Vec<String>,
+    pub ulimits: Vec<Ulimit>,
     /// The size of `/dev/shm` in bytes; `None` for 64 MiB.
     pub shm_size_bytes: Option<u64>,
 }

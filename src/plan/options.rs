@@ -2,10 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::dockerfile::ast::Network;
 use crate::oci::{Descriptor, ImageConfig, Platform, Reference};
+
+/// A limit of resources (getrlimit(2)); the largest number is none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ulimit {
+    /// As shells and docker know it: `nofile`.
+    pub name: String,
+    /// What counts.
+    pub soft: u64,
+    /// How far a process may raise it.
+    pub hard: u64,
+}
+
+impl fmt::Display for Ulimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}:{}", self.name, self.soft, self.hard)
+    }
+}
 
 /// The choices of the command line that change the plan.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +48,8 @@ pub struct Options {
     pub network: Option<Network>,
     /// `--add-host`: name and address, in order.
     pub add_hosts: Vec<(String, String)>,
-    /// `--ulimit`: `NAME=SOFT:HARD`, normalised.
-    pub ulimits: Vec<String>,
+    /// `--ulimit`
+    pub ulimits: Vec<Ulimit>,
     /// `--shm-size`, bytes.
     pub shm_size_bytes: Option<u64>,
     /// `--allow`

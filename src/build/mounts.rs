@@ -1,0 +1,414 @@
+//! The mounts of a RUN: what they add to its key, and what the sandbox is given for them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use crate::dockerfile::ast::Sharing;
+use crate::plan::graph::{Origin, RunMount, RunOp, VertexId};
+use crate::sandbox::{Bind, FileMount, Mount, SandboxError, overlay};
+use crate::store::{self, CacheMount};
+
+use super::copy::{as_changes, below_as_changes, relative};
+use super::engine::{Engine, Outcome, make_layer_dir, open_dir};
+use super::key::{FilesHash, Key};
+use super::run::by_descriptor;
+use super::transfer::hash_files;
+use super::{BuildError, ssh};
+
+/// What a command's mounts come to.
+pub(super) struct Mounted {
+    /// In the order in which they are made.
+    pub(super) mounts: Vec<Mount>,
+    /// Variables that come with them.
+    pub(super) env: Vec<(String, OsString)>,
+    /// What has to live while the command runs.
+    pub(super) guards: Guards,
+}
+
+/// What mounts stand on: dropped, sockets lead nowhere and caches are another step's.
+#[derive(Default)]
+pub(super) struct Guards {
+    forwards: Vec<ssh::Forward>,
+    caches: Vec<CacheMount>,
+}
+
+impl Engine<'_> {
+    /// Adds what a command's mounts show it to its key.
+    pub(super) fn mounts_key(
+        &self,
+        op: &RunOp,
+        inputs: &BTreeMap<VertexId, Outcome>,
+        key: &mut Key,
+    ) -> Result<(), BuildError> {
+        for mount in &op.mounts {
+            match mount {
+                RunMount::Bind {
+                    target,
+                    origin,
+                    source,
+                    read_only,
+                } => {
+                    let tree = self.origin(origin, inputs, false)?;
+                    let at = tree.resolve(source.as_bytes())?;
+                    if tree.lookup(&at).is_none() {
+                        return Err(BuildError::MountSource {
+                            path: source.clone(),
+                        });
+                    }
+                    let files: Vec<_> = tree
+                        .walk(&at)
+                        .into_iter()
+                        .map(|found| (relative(&found.entry.path, &at), found))
+                        .collect();
+                    let mut hash = FilesHash::new();
+                    hash_files(&mut hash, &tree, &files)?;
+                    key.add(&format!("bind {target}"), &hash.finish().to_string());
+                    key.add(&format!("bind {target} read-only"), &read_only.to_string());
+                }
+                // What a cache holds is not in the key, nor what a secret is: only that there is one, and where.
+                RunMount::Cache {
+                    target,
+                    id,
+                    from,
+                    sharing,
+                    read_only,
+                    mode,
+                    uid,
+                    gid,
+                } => {
+                    let from = from.as_ref().map(|(_, path)| path);
+                    key.add(
+                        &format!("cache {target}"),
+                        &format!("{id} {from:?} {sharing:?} {read_only} {mode:o} {uid} {gid}"),
+                    );
+                }
+                RunMount::Tmpfs { target, size_bytes } => {
+                    key.add(&format!("tmpfs {target}"), &format!("{size_bytes:?}"))
+                }
+                RunMount::Secret {
+                    id,
+                    target,
+                    env,
+                    mode,
+                    uid,
+                    gid,
+                    required,
+                } => key.add(
+                    &format!("secret {id}"),
+                    &format!("{target:?} {env:?} {mode:o} {uid} {gid} {required}"),
+                ),
+                RunMount::Ssh {
+                    id,
+                    target,
+                    mode,
+                    uid,
+                    gid,
+                    required,
+                } => {
+                    key.add(
+                        &format!("ssh {id}"),
+                        &format!("{target} {mode:o} {uid} {gid} {required}"),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Prepares what the sandbox mounts for a command.
+    pub(super) fn mounts(
+        &self,
+        no_cache: bool,
+        op: &RunOp,
+        inputs: &BTreeMap<VertexId, Outcome>,
+    ) -> Result<Mounted, BuildError> {
+        let mut mounts = standard_files(op)?;
+        let mut env: Vec<(String, OsString)> = Vec::new();
+        let mut guards = Guards::default();
+        for mount in &op.mounts {
+            match mount {
+                RunMount::Secret {
+                    id,
+                    target,
+                    env: variable,
+                    mode,
+                    uid,
+                    gid,
+                    required,
+                } => {
+                    let Some(secret) = self.request.secrets.read(id)? else {
+                        if *required {
+                            return Err(BuildError::NoSecret { id: id.clone() });
+                        }
+                        continue;
+                    };
+                    if let Some(name) = variable {
+                        env.push((name.clone(), OsString::from_vec(secret.clone())));
+                    }
+                    if let Some(target) = target {
+                        mounts.push(file(target, secret, *mode, *uid, *gid));
+                    }
+                }
+                RunMount::Ssh {
+                    id,
+                    target,
+                    mode,
+                    uid,
+                    gid,
+                    required,
+                } => {
+                    let Some(socket) = self.request.ssh.socket(id) else {
+                        if *required {
+                            return Err(BuildError::NoSsh { id: id.clone() });
+                        }
+                        continue;
+                    };
+                    let dir = self.work.directory("ssh")?;
+                    let forward = ssh::Forward::start(id, socket, &dir, *mode, *uid, *gid)?;
+                    // Of several agents the first is the one that programs find by themselves.
+                    if guards.forwards.is_empty() {
+                        env.push(("SSH_AUTH_SOCK".to_owned(), target.into()));
+                    }
+                    mounts.push(bind(open_path(&forward.path)?, target, false));
+                    guards.forwards.push(forward);
+                }
+                RunMount::Tmpfs { target, size_bytes } => {
+                    mounts.push(Mount::Tmpfs {
+                        target: target.into(),
+                        size_bytes: *size_bytes,
+                        mode: 0o1777,
+                    });
+                }
+                RunMount::Bind {
+                    target,
+                    origin,
+                    source,
+                    read_only,
+                } => {
+                    let source = self.bind_source(origin, source, *read_only, inputs)?;
+                    mounts.push(bind(source, target, *read_only));
+                }
+                RunMount::Cache {
+                    target,
+                    id,
+                    from,
+                    sharing,
+                    read_only,
+                    mode,
+                    uid,
+                    gid,
+                } => {
+                    // A build that trusts no earlier result starts with empty caches, too.
+                    let id = match no_cache {
+                        true => format!("{id}\0{}", self.work.path().display()),
+                        false => id.clone(),
+                    };
+                    let fill = |dir: &Path| {
+                        let filled =
+                            self.fill_cache(dir, from.as_ref(), *mode, (*uid, *gid), inputs);
+                        filled.map_err(std::io::Error::other)
+                    };
+                    let sharing = match sharing {
+                        Sharing::Shared => store::Sharing::Shared,
+                        Sharing::Private => store::Sharing::Private,
+                        Sharing::Locked => store::Sharing::Locked,
+                    };
+                    let cache = self.store.cache_mount(&id, sharing, &fill, self.cancel)?;
+                    mounts.push(bind(open_path(cache.path())?, target, *read_only));
+                    guards.caches.push(cache);
+                }
+            }
+        }
+        Ok(Mounted {
+            mounts,
+            env,
+            guards,
+        })
+    }
+
+    // What a bind mount shows. Writes, where they are allowed, go to a layer that is thrown away.
+    fn bind_source(
+        &self,
+        origin: &Origin,
+        source: &str,
+        read_only: bool,
+        inputs: &BTreeMap<VertexId, Outcome>,
+    ) -> Result<Arc<OwnedFd>, BuildError> {
+        let tree = self.origin(origin, inputs, true)?;
+        let at = tree.resolve(source.as_bytes())?;
+        let missing = || BuildError::MountSource {
+            path: source.to_owned(),
+        };
+        let found = tree.lookup(&at).ok_or_else(missing)?;
+        let copied = || -> Result<Arc<OwnedFd>, BuildError> {
+            let dir = self.work.directory("bind")?.join("fs");
+            make_layer_dir(&dir)?;
+            self.materialise(as_changes(&tree, &at)?, &dir)?;
+            Ok(Arc::new(open_dir(&dir)?))
+        };
+        let lowers = match origin {
+            Origin::Vertex(Some(id)) => self.directories(&inputs[id].layers)?,
+            Origin::Vertex(None) => Vec::new(),
+            Origin::Context | Origin::Named(_) => {
+                // A copy: what is excluded must not be seen, and owners are the image's, not the host's.
+                let copy = copied()?;
+                if found.entry.is_dir() && read_only {
+                    return Ok(Arc::new(inside(&copy, &at).map_err(|_| missing())?));
+                }
+                vec![copy]
+            }
+        };
+        let mount = if read_only {
+            let options = overlay::Options {
+                userxattr: self.request.privilege.userxattr(),
+                volatile: false,
+            };
+            overlay::mount(&by_descriptor(&lowers), None, options)?
+        } else {
+            let dir = self.work.directory("bind")?;
+            let upper = dir.join("fs");
+            make_layer_dir(&upper)?;
+            self.overlay(&lowers, &upper, &dir)?
+        };
+        if at.is_empty() {
+            return Ok(Arc::new(mount));
+        }
+        // The part becomes a mount of its own while the whole is still one.
+        let part = Arc::new(inside(&mount, &at).map_err(|_| missing())?);
+        match overlay::bind(
+            &by_descriptor(std::slice::from_ref(&part))[0],
+            false,
+            read_only,
+        ) {
+            Ok(bound) => Ok(Arc::new(bound)),
+            // Before Linux 6.15 no part of a detached mount can be mounted.
+            Err(SandboxError::Bind { source, .. })
+                if source.raw_os_error() == Some(libc::EINVAL) && read_only =>
+            {
+                Ok(Arc::new(inside(&*copied()?, &at).map_err(|_| missing())?))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    // What a new cache begins with.
+    fn fill_cache(
+        &self,
+        dir: &Path,
+        from: Option<&(Origin, String)>,
+        mode: u32,
+        (uid, gid): (u32, u32),
+        inputs: &BTreeMap<VertexId, Outcome>,
+    ) -> Result<(), BuildError> {
+        let failed = |source| BuildError::Host {
+            action: "prepare the cache",
+            path: dir.to_owned(),
+            source,
+        };
+        if let Some((origin, path)) = from {
+            let tree = self.origin(origin, inputs, true)?;
+            let at = tree.resolve(path.as_bytes())?;
+            if tree.lookup(&at).is_none() {
+                return Err(BuildError::MountSource { path: path.clone() });
+            }
+            self.materialise(below_as_changes(&tree, &at)?, dir)?;
+        }
+        if (uid, gid) != (0, 0) && self.request.privilege.can_chown() {
+            std::os::unix::fs::chown(dir, Some(uid), Some(gid)).map_err(failed)?;
+        }
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).map_err(failed)
+    }
+}
+
+// Name resolution, and the scripts of here-documents.
+fn standard_files(op: &RunOp) -> Result<Vec<Mount>, BuildError> {
+    let mut hosts = format!(
+        "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+        op.hostname
+    );
+    for (name, address) in &op.add_hosts {
+        // The host's network is the step's own: its gateway to the host is the loopback.
+        let address = match address.as_str() {
+            "host-gateway" => "127.0.0.1".to_owned(),
+            other => other
+                .parse::<IpAddr>()
+                .map_or_else(|_| other.to_owned(), |a| a.to_string()),
+        };
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    let resolv = match std::fs::read("/etc/resolv.conf") {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => {
+            return Err(BuildError::Host {
+                action: "read",
+                path: "/etc/resolv.conf".into(),
+                source,
+            });
+        }
+    };
+    let mut mounts = vec![
+        file("/etc/hosts", hosts.into_bytes(), 0o644, 0, 0),
+        file("/etc/resolv.conf", resolv, 0o644, 0, 0),
+    ];
+    for (name, text) in &op.scripts {
+        mounts.push(file(
+            &format!("/dev/pipes/{name}"),
+            text.clone().into_bytes(),
+            0o755,
+            0,
+            0,
+        ));
+    }
+    Ok(mounts)
+}
+
+fn file(target: &str, content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> Mount {
+    Mount::File(FileMount {
+        target: target.into(),
+        content,
+        mode,
+        uid,
+        gid,
+    })
+}
+
+fn bind(source: Arc<OwnedFd>, target: &str, read_only: bool) -> Mount {
+    Mount::Bind(Bind {
+        source,
+        target: target.into(),
+        read_only,
+        recursive: false,
+    })
+}
+
+fn open_path(path: &Path) -> Result<Arc<OwnedFd>, BuildError> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map(Arc::new)
+        .map_err(|e| BuildError::Host {
+            action: "open",
+            path: path.to_owned(),
+            source: e.into(),
+        })
+}
+
+// A path of a tree, links already resolved; none is followed again.
+fn inside(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let path = if path.is_empty() { b"." } else { path };
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat2(
+        root,
+        path,
+        flags,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )
+}
