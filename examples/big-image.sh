@@ -13,7 +13,7 @@ worst=0
 
 # step COMMAND...: its time, and the greatest resident size of its processes.
 step() {
-    printf '\033[36m$ %s\033[0m\n' "$*"
+    prompt "$@"
     time measured "$WORK/rss" "$@"
     local mib=$(($(cat "$WORK/rss") / 1024))
     echo "peak memory: $mib MiB"

@@ -10,9 +10,22 @@ STOP=() # processes to end, last started first
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
+# Prints a command as one would type it, with $WORK where its long path is.
+prompt() {
+    local word line='$'
+    for word in "$@"; do
+        word=${word//"$WORK"/'$WORK'}
+        case $word in
+            *[!a-zA-Z0-9_./:=@,+\$-]*) line+=" '$word'" ;;
+            *) line+=" $word" ;;
+        esac
+    done
+    printf '\033[36m%s\033[0m\n' "$line"
+}
+
 # Shows a command, then runs it.
 show() {
-    printf '\033[36m$ %s\033[0m\n' "$*"
+    prompt "$@"
     "$@"
 }
 
@@ -37,13 +50,20 @@ need() {
         { echo "cannot install them: please run  apt-get install ${missing[*]}  as root" >&2 && exit 1; }
 }
 
+# build_strata: strata of this tree, or the finished binary that $STRATA names, first on the path.
 build_strata() {
+    if [ -n "${STRATA:-}" ]; then
+        [ -x "$STRATA" ] || { echo "STRATA=$STRATA: no such program" >&2 && exit 1; }
+        PATH=$(cd "$(dirname "$STRATA")" && pwd):$PATH
+        strata --version
+        return
+    fi
     command -v cargo >/dev/null || export PATH="${HOME:-/root}/.cargo/bin:$PATH"
     command -v cargo >/dev/null || { echo "cargo is missing: see https://rustup.rs" >&2 && exit 1; }
     say "Building strata"
     cargo build --release --quiet
     PATH=$PWD/${CARGO_TARGET_DIR:-target}/release:$PATH
-    strata version 2>/dev/null || strata --version
+    strata --version
 }
 
 # A scratch folder in $WORK with an empty store, and a short one for sockets in $RUNTIME.
@@ -56,7 +76,7 @@ make_work() {
     trap clean EXIT
     trap 'exit 130' INT TERM HUP
     export STRATA_ROOT=$WORK/store
-    echo "everything is below $WORK, the store is $STRATA_ROOT"
+    echo "everything is below \$WORK=$WORK, the store is \$WORK/store"
 }
 
 clean() {
@@ -66,11 +86,11 @@ clean() {
         kill "${STOP[i]}" 2>/dev/null
         wait "${STOP[i]}" 2>/dev/null
     done
-    # An ordinary user's store has files of subordinate ids.
     # What podman, runc and docker leave mounted when they fail.
     awk -v one="$WORK/" -v two="$RUNTIME/" 'index($2, one) == 1 || index($2, two) == 1 { print $2 }' /proc/self/mounts |
         sort -r | xargs -r -n 1 umount -l
     rm -rf --one-file-system "$RUNTIME" 2>/dev/null || { sleep 1 && rm -rf --one-file-system "$RUNTIME"; }
+    # An ordinary user's store has files of subordinate ids.
     rm -rf --one-file-system "$WORK" 2>/dev/null || unshare --map-auto --map-root-user rm -rf "$WORK" 2>/dev/null
     remove_scratch
     exit "$status"
@@ -112,6 +132,7 @@ log: {level: info, formatter: json}
 storage: {filesystem: {rootdirectory: $WORK/registry}, delete: {enabled: true}}
 http: {addr: 127.0.0.1:${REGISTRY_PORT:-0}}
 EOF
+    : >"$WORK/registry.log"
     docker-registry serve "$WORK/registry.yml" >"$WORK/registry.log" 2>&1 &
     STOP+=($!)
     REGISTRY=

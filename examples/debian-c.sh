@@ -23,7 +23,7 @@ start_registry
 expect() {
     local name=$1 said
     shift
-    printf '\033[36m$ %s\033[0m\n' "$*"
+    prompt "$@"
     said=$("$@" </dev/null 2>"$WORK/stderr") || { cat "$WORK/stderr" && echo "FAIL $name" && exit 1; }
     case $said in
         "$WANT"*) echo "ok $name: $said" ;;
@@ -43,7 +43,7 @@ busybox_tar "$WORK/busybox.tar"
 strata import "$WORK/busybox.tar" -t "$REGISTRY/busybox"
 strata push "$REGISTRY/busybox"
 show strata rmi "$REGISTRY/debian:bookworm" "$REGISTRY/busybox"
-strata prune --force 2>/dev/null || strata prune
+show strata prune --force
 
 say "Compile in Debian, ship on busybox"
 build=(strata build -t "$REGISTRY/bzip2:1.0.8" --build-arg "REGISTRY=$REGISTRY" --build-arg "MIRROR=$MIRROR"

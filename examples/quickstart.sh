@@ -27,4 +27,7 @@ show strata run --rm -e GREETING=Salut app strata
 say "Build again: nothing has changed, so every step is CACHED"
 time show strata build -t app examples/quickstart
 
-say "Everything was in $STRATA_ROOT and is removed now. Your own images live in the default store: strata images"
+say "Done: everything was in $WORK, which is gone now"
+echo "Your own images: strata build -t NAME FOLDER. strata is $(command -v strata), and keeps them in"
+unset STRATA_ROOT
+strata df --help | sed -n 's/.*\[default: \(.*\)\]$/\1/p' | head -n 1
