@@ -216,7 +216,7 @@ impl ImportArgs {
         config.rootfs.diff_ids = vec![packed.diff_id];
         config.history = vec![History {
             created: Some(created),
-            created_by: Some(format!("strata import {}", self.source)),
+            created_by: Some(created_by(&self.source)),
             comment: self.message.clone(),
             ..History::default()
         }];
@@ -259,6 +259,12 @@ fn changes(toc: &layer::Toc, root: &Root) -> Vec<Change> {
         .collect()
 }
 
+/// What the history says: the file's name, not the folders of the machine that it was on.
+fn created_by(source: &str) -> String {
+    let name = source.rsplit('/').find(|n| !n.is_empty());
+    format!("strata import {}", name.unwrap_or(source))
+}
+
 /// The time of the result: `SOURCE_DATE_EPOCH`, else now; RFC 3339.
 fn now() -> String {
     std::env::var("SOURCE_DATE_EPOCH")
@@ -290,6 +296,21 @@ mod tests {
         assert_eq!(config.config.user, "1:2");
         assert_eq!(config.config.labels["k"], "v");
         assert!(config.config.exposed_ports.contains_key("80/tcp"));
+    }
+
+    #[test]
+    fn the_history_tells_nothing_of_the_host() {
+        for (source, said) in [
+            ("rootfs.tar", "strata import rootfs.tar"),
+            ("/home/me/secret/rootfs.tar", "strata import rootfs.tar"),
+            (
+                "https://me:word@example.org/a/b.tar.xz",
+                "strata import b.tar.xz",
+            ),
+            ("-", "strata import -"),
+        ] {
+            assert_eq!(created_by(source), said);
+        }
     }
 
     #[test]
