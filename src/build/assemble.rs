@@ -130,10 +130,11 @@ impl Engine<'_> {
             .vertex
             .map_or_else(none, |id| outcomes[&id].layers.clone());
         let (mut blobs, mut diff_ids) = (Vec::new(), Vec::new());
-        for snapshot in layers.iter() {
-            let committed = snapshot.wait()?;
-            self.fetch_blob(&committed)?;
-            let (blob, diff_id) = self.shaped(&committed)?;
+        let committed: Result<Vec<_>, BuildError> = layers.iter().map(|s| s.wait()).collect();
+        let committed = committed?;
+        self.fetch_blobs(&committed)?;
+        for committed in &committed {
+            let (blob, diff_id) = self.shaped(committed)?;
             blobs.push(blob);
             diff_ids.push(diff_id);
         }

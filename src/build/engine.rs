@@ -20,10 +20,16 @@ use super::assemble::Built;
 use super::context::Contexts;
 use super::event::{EventKind, Events, StepId};
 use super::key::Key;
+use super::pull::Pulls;
 use super::snapshot::{Committed, Snapshot};
 use super::transfer::Prepared;
 use super::tree::Tree;
+use super::turns::Turns;
 use super::{BuildError, Fetch, Request};
+
+/// How many layers are packed at once in the background. Each takes some 16 MiB for its buffers and keeps all cores busy alone;
+/// the second one works where the first waits for the disk.
+const PACKED_AT_ONCE: usize = 2;
 
 /// Layers, bottom first.
 pub(super) type Layers = Arc<[Arc<Snapshot>]>;
@@ -36,7 +42,9 @@ pub(super) struct Engine<'a> {
     pub(super) cancel: &'a AtomicBool,
     pub(super) work: Work,
     pub(super) contexts: Contexts<'a>,
-    fetch: &'a dyn Fetch,
+    pub(super) fetch: &'a dyn Fetch,
+    pub(super) pulls: Pulls,
+    packing: Turns,
     /// Set when a step failed: nothing new begins.
     failed: AtomicBool,
     /// Vertices whose layer's files somebody will read.
@@ -136,6 +144,8 @@ impl<'a> Engine<'a> {
             work,
             contexts,
             fetch,
+            pulls: Pulls::default(),
+            packing: Turns::new(PACKED_AT_ONCE),
             failed,
             needs_files,
         })
@@ -457,6 +467,8 @@ impl<'a> Engine<'a> {
         changes: Vec<Change>,
         materialise: Option<&std::path::Path>,
     ) -> Result<(crate::layer::Packed, crate::store::Prehashed), BuildError> {
+        // A step that waits for its files goes first; packing waits for nobody, so every turn ends.
+        let _turn = materialise.is_none().then(|| self.packing.take());
         let mut ingest = self.store.ingest_prehashed()?;
         let options = PackOptions {
             compression: self.request.image.compression,
@@ -597,54 +609,6 @@ impl<'a> Engine<'a> {
         top.toc().ok_or_else(|| BuildError::NoDigest {
             path: committed.diff_id.to_string(),
         })
-    }
-
-    /// The directories of a stack's layers, each unpacked if it was not.
-    pub(super) fn directories(
-        &self,
-        layers: &[Arc<Snapshot>],
-    ) -> Result<Vec<Arc<OwnedFd>>, BuildError> {
-        if let Some(last) = layers.iter().rposition(|layer| layer.fs().is_none()) {
-            let mut blobs = Vec::new();
-            for snapshot in &layers[..=last] {
-                let committed = snapshot.wait()?;
-                let there = self
-                    .store
-                    .layer_on(&committed.diff_id, committed.below)?
-                    .is_some();
-                if snapshot.fs().is_none() && !there {
-                    self.fetch_blob(&committed)?;
-                }
-                blobs.push((committed.blob.clone(), committed.diff_id));
-            }
-            let unpacked = self.store.unpack_image(&blobs, &|_| ())?;
-            for (snapshot, layer) in layers.iter().zip(unpacked) {
-                if snapshot.fs().is_none() {
-                    snapshot.set_toc(layer.toc()?);
-                    snapshot.set_fs(Arc::new(open_dir(layer.fs())?));
-                }
-            }
-        }
-        Ok(layers.iter().filter_map(|layer| layer.fs()).collect())
-    }
-
-    /// Makes sure that a layer's blob is in the store.
-    pub(super) fn fetch_blob(&self, committed: &Committed) -> Result<(), BuildError> {
-        if self.store.has_blob(&committed.blob) {
-            return Ok(());
-        }
-        let missing = |source| BuildError::Fetching {
-            image: committed
-                .image
-                .as_ref()
-                .map_or_else(|| "this build".to_owned(), |(i, _)| i.name.clone()),
-            layer: committed.blob.digest.to_string(),
-            source,
-        };
-        match &committed.image {
-            Some((image, index)) => self.fetch.layer(image, *index, &|_| ()).map_err(missing),
-            None => Err(missing("its blob is gone from the store".into())),
-        }
     }
 
     /// The files of a stack.

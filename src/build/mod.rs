@@ -34,12 +34,14 @@ mod key;
 mod mode;
 mod mounts;
 mod poll;
+mod pull;
 mod run;
 mod secrets;
 mod snapshot;
 mod ssh;
 mod transfer;
 mod tree;
+mod turns;
 mod users;
 
 use std::collections::BTreeMap;
