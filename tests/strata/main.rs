@@ -29,6 +29,7 @@ mod git;
 mod image;
 mod lab;
 mod pattern;
+mod pull;
 mod registry;
 mod server;
 mod tree;
