@@ -24,15 +24,19 @@ pub enum ContextSource<'a> {
     Archive(Box<dyn Read + Send + 'a>),
     /// A git repository.
     Git(String),
-    /// An archive by http or https.
+    /// An archive by http or https, or a single file.
     Http(String),
 }
+
+/// BuildKit's name for a file that is fetched as a context: a COPY may read it.
+const LONE_FILE: &str = "context";
 
 /// A context on disk.
 pub struct Context {
     folder: PathBuf,
     ignore: Option<(Ignore, String)>,
     repository: bool,
+    lone_file: bool,
     // Files that were fetched or unpacked for it; removed when the context goes.
     _work: Option<Work>,
 }
@@ -75,6 +79,7 @@ impl Context {
                 folder,
                 ignore: None,
                 repository: false,
+                lone_file: false,
                 _work: Some(work),
             })
         };
@@ -92,6 +97,7 @@ impl Context {
                     folder,
                     ignore: None,
                     repository: false,
+                    lone_file: false,
                     _work: None,
                 })
             }
@@ -110,6 +116,7 @@ impl Context {
                     folder: checkout.folder,
                     ignore: None,
                     repository: true,
+                    lone_file: false,
                     _work: Some(work),
                 })
             }
@@ -122,10 +129,28 @@ impl Context {
                     path: path.clone(),
                     source,
                 };
-                let file = std::fs::File::open(&path).map_err(failed)?;
-                unpacked(Box::new(file))
+                let mut file = std::fs::File::open(&path).map_err(failed)?;
+                if archive::is_archive(&mut file).map_err(failed)? {
+                    std::io::Seek::rewind(&mut file).map_err(failed)?;
+                    return unpacked(Box::new(file));
+                }
+                drop(file);
+                let folder = work.directory("context")?;
+                std::fs::rename(&path, folder.join(LONE_FILE)).map_err(failed)?;
+                Ok(Context {
+                    folder,
+                    ignore: None,
+                    repository: false,
+                    lone_file: true,
+                    _work: Some(work),
+                })
             }
         }
+    }
+
+    /// The name in the folder of what was fetched, where that is one file and no archive.
+    pub fn lone_file(&self) -> Option<&'static str> {
+        self.lone_file.then_some(LONE_FILE)
     }
 
     /// The folder on disk.

@@ -14,7 +14,7 @@ use strata::store::Store;
 
 use super::build_args::{BuildRequest, Call};
 use super::build_output::{self, image_options};
-use super::build_values::{ContextSource, SecretFrom, Ssh};
+use super::build_values::{ContextSource, DockerfileSource, SecretFrom, Ssh};
 use super::dockerfile::{self as text, Base, Text};
 use super::error::{CliError, Doing as _};
 use super::failure;
@@ -273,7 +273,7 @@ impl Build<'_> {
                     )));
                 }
                 let base = Base::Own(folder);
-                let text = text::read(source, base)?;
+                let text = self.text(source, base)?;
                 let mut context = load(EngineSource::Folder(folder.clone()))?;
                 set_ignore(&mut context, text.ignore(base)?);
                 Ok(Inputs {
@@ -294,8 +294,8 @@ impl Build<'_> {
                 }
                 // A Dockerfile by itself, unless it was given elsewhere.
                 let text = match source {
-                    super::build_values::DockerfileSource::Path(_) => {
-                        text::read(source, Base::Nothing)?
+                    DockerfileSource::Path(_) | DockerfileSource::Http(_) => {
+                        self.text(source, Base::Nothing)?
                     }
                     _ => {
                         io::stdin()
@@ -323,11 +323,22 @@ impl Build<'_> {
     fn foreign(&self, mut context: Context) -> Result<Inputs, CliError> {
         let folder = context.folder().to_owned();
         let base = Base::Foreign(&folder);
-        let text = text::read(&self.request.dockerfile, base)?;
+        let source = match (&self.request.dockerfile, context.lone_file()) {
+            // What was fetched is the Dockerfile itself.
+            (DockerfileSource::Default, Some(name)) => &DockerfileSource::Path(name.into()),
+            (source, _) => source,
+        };
+        let text = self.text(source, base)?;
         set_ignore(&mut context, text.ignore(base)?);
         Ok(Inputs {
             text,
             context: Some(context),
+        })
+    }
+
+    fn text(&self, source: &DockerfileSource, base: Base<'_>) -> Result<Text, CliError> {
+        text::read(source, base, &|url| {
+            self.load(EngineSource::Http(url.to_owned()), "the Dockerfile")
         })
     }
 

@@ -32,10 +32,10 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BuildArgs {
-    /// A folder, an archive, `-` for standard input, or the URL of an archive or git repository
+    /// A folder, an archive, `-` for standard input, or the URL of an archive, a Dockerfile or a git repository
     #[arg(value_name = "CONTEXT")]
     pub(crate) context: String,
-    /// The Dockerfile; `-` for standard input [default: CONTEXT/Dockerfile]
+    /// The Dockerfile: a path, a URL, or `-` for standard input [default: CONTEXT/Dockerfile]
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     file: Option<String>,
     /// Name the image; may be repeated
@@ -231,8 +231,7 @@ impl BuildArgs {
         let context = parse::context(&self.context, |p| (world.is_file)(Path::new(p)));
         let dockerfile = match self.file.as_deref() {
             None => DockerfileSource::Default,
-            Some("-") => DockerfileSource::Stdin,
-            Some(path) => DockerfileSource::Path(path.into()),
+            Some(text) => parse::dockerfile(text),
         };
         if context == ContextSource::Stdin && dockerfile == DockerfileSource::Stdin {
             return Err(FlagError::new(

@@ -60,6 +60,11 @@ pub(super) fn groups(outputs: &[OutputSpec]) -> Vec<Group<'_>> {
 /// What can be refused before anything is built.
 pub(super) fn check(request: &BuildRequest) -> Result<(), CliError> {
     let several = request.plan.platforms.len() > 1;
+    if request.outputs.iter().filter(|o| o.on_stdout()).count() > 1 {
+        return Err(CliError::Usage(
+            "only one --output can go to standard output: give the others dest=FILE".to_owned(),
+        ));
+    }
     for output in &request.outputs {
         match output {
             OutputSpec::Image {
@@ -133,7 +138,9 @@ pub(super) fn image_options(
         force_compression: form.force_compression,
         rewrite_timestamp: form.rewrite_timestamp,
         source_date_epoch: form.source_date_epoch.or(request.source_date_epoch),
-        oci_media_types: form.oci_media_types.unwrap_or(true),
+        // Docker has no media type for zstd: BuildKit, too, goes over to OCI's.
+        oci_media_types: form.oci_media_types.unwrap_or(true)
+            || form.compression == Some(CompressionKind::Zstd),
         annotations: annotations(request, form)?,
         index: request.plan.platforms.len() > 1,
     })
@@ -302,7 +309,8 @@ pub(super) fn report(request: &BuildRequest, built: &Built) -> Result<(), CliErr
         text.push(b'\n');
         write(path, &text).doing(doing)?;
     }
-    if request.quiet {
+    // Where an export took standard output, the image ID would spoil it.
+    if request.quiet && !request.outputs.iter().any(OutputSpec::on_stdout) {
         print_line(&id)
     } else {
         Ok(())

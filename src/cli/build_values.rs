@@ -30,6 +30,8 @@ pub(crate) enum DockerfileSource {
     Default,
     /// A path: below the working directory for a folder, inside the context for any other.
     Path(PathBuf),
+    /// A file by http or https.
+    Http(String),
     /// Standard input.
     Stdin,
 }
@@ -115,6 +117,15 @@ fn is_http(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
+/// `--file`.
+pub(crate) fn dockerfile(text: &str) -> DockerfileSource {
+    match text {
+        "-" => DockerfileSource::Stdin,
+        t if is_http(t) => DockerfileSource::Http(t.to_owned()),
+        t => DockerfileSource::Path(t.into()),
+    }
+}
+
 /// CONTEXT. `is_file` says whether a path is a regular file, which must then be an archive.
 pub(crate) fn context(text: &str, is_file: impl Fn(&str) -> bool) -> ContextSource {
     match text {
@@ -163,15 +174,16 @@ pub(crate) fn build_context(text: &str) -> Result<(String, NamedContext), FlagEr
     Ok((name.to_ascii_lowercase(), context))
 }
 
-/// `PATH[:TAG][@DIGEST]`: the path, and what is after it; a digest wins over a tag.
+/// `PATH[:NAME][@DIGEST]`: the path, and what is after it; a digest wins over a name. The path ends at the first colon, as in
+/// skopeo, because a name may be a whole reference with colons and slashes of its own.
 pub(crate) fn split_layout(text: &str) -> (&str, Option<&str>) {
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (rest, Some(digest)),
         None => (text, None),
     };
-    let (path, tag) = match rest.rsplit_once(':') {
-        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
-        _ => (rest, None),
+    let (path, tag) = match rest.split_once(':') {
+        Some((path, tag)) => (path, Some(tag)),
+        None => (rest, None),
     };
     (path, digest.or(tag))
 }

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use strata::build::Context;
 use strata::dockerfile::ignore::Ignore;
 
 use super::build_values::DockerfileSource;
@@ -50,8 +51,12 @@ pub(crate) enum Base<'a> {
     Nothing,
 }
 
-/// Reads the Dockerfile.
-pub(crate) fn read(source: &DockerfileSource, base: Base<'_>) -> Result<Text, CliError> {
+/// Reads the Dockerfile; `fetch` brings it here where it is a URL.
+pub(crate) fn read(
+    source: &DockerfileSource,
+    base: Base<'_>,
+    fetch: &dyn Fn(&str) -> Result<Context, CliError>,
+) -> Result<Text, CliError> {
     match (source, base) {
         (DockerfileSource::Stdin, _) => {
             let text = limited(io::stdin().lock())
@@ -61,6 +66,17 @@ pub(crate) fn read(source: &DockerfileSource, base: Base<'_>) -> Result<Text, Cl
                 text,
                 place: Place::Stream,
             })
+        }
+        (DockerfileSource::Http(url), _) => {
+            let fetched = fetch(url)?;
+            let Some(name) = fetched.lone_file() else {
+                return Err(CliError::Refused(format!(
+                    "failed to read dockerfile: {url} is an archive; give it as the context"
+                )));
+            };
+            let mut text = first(&[Place::Context(name.into())], fetched.folder())?;
+            text.place = Place::Stream;
+            Ok(text)
         }
         (DockerfileSource::Default, Base::Own(folder)) => {
             first(&DEFAULT_NAMES.map(|n| Place::Host(folder.join(n))), folder)
@@ -238,6 +254,10 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    fn read(source: &DockerfileSource, base: Base<'_>) -> Result<Text, CliError> {
+        super::read(source, base, &|url| Err(CliError::Refused(url.to_owned())))
+    }
 
     #[test]
     fn the_default_names_in_order() {

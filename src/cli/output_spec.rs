@@ -47,6 +47,18 @@ pub(crate) enum OutputSpec {
     CacheOnly,
 }
 
+impl OutputSpec {
+    /// Whether it is written to standard output.
+    pub(crate) fn on_stdout(&self) -> bool {
+        match self {
+            OutputSpec::Archive { dest, .. } | OutputSpec::Files { dest, .. } => {
+                *dest == Dest::Stdout
+            }
+            OutputSpec::Image { .. } | OutputSpec::CacheOnly => false,
+        }
+    }
+}
+
 /// Which archive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ArchiveKind {

@@ -13,7 +13,7 @@ use super::values::FlagError;
 pub(crate) enum Location {
     /// `docker://REF`: a registry.
     Registry(Reference),
-    /// `oci:PATH[:TAG][@DIGEST]`: an image layout folder.
+    /// `oci:PATH[:NAME][@DIGEST]`: an image layout folder.
     Layout {
         /// The folder.
         path: PathBuf,
@@ -119,6 +119,10 @@ mod tests {
             ("docker://127.0.0.1:5/x:1", "docker://127.0.0.1:5/x:1"),
             ("oci:lay", "oci:lay"),
             ("oci:/a/lay:v1", "oci:/a/lay:v1"),
+            (
+                "oci:lay:127.0.0.1:5000/x/app:1",
+                "oci:lay:127.0.0.1:5000/x/app:1",
+            ),
             ("oci:lay@sha256:00", "oci:lay@sha256:00"),
             ("oci-archive:x.tar:v1", "oci-archive:x.tar:v1"),
             ("docker-archive:x.tar", "docker-archive:x.tar"),
