@@ -114,6 +114,9 @@ enum Command {
     Completion(completion::CompletionArgs),
     Man(completion::ManArgs),
     /// Show the version
+    #[command(
+        after_help = "Examples:\n  strata version\n  strata version | cut -d' ' -f2               the number alone"
+    )]
     Version,
 }
 

@@ -164,7 +164,7 @@ impl RegistryError {
     ) -> RegistryError {
         let connect = |why: &str, source| RegistryError::Connect {
             host: host.to_owned(),
-            why: why.to_owned(),
+            why: tls_problem(why),
             source: Box::new(source),
         };
         match error {
@@ -187,7 +187,7 @@ impl RegistryError {
             }
             ureq::Error::Rustls(tls) => RegistryError::Tls {
                 host: host.to_owned(),
-                why: tls.to_string(),
+                why: tls_problem(&tls.to_string()),
             },
             ureq::Error::Tls(why) => RegistryError::Tls {
                 host: host.to_owned(),
@@ -196,7 +196,7 @@ impl RegistryError {
             // rustls reports a refused certificate through the stream it reads from.
             ureq::Error::Io(ref io) if io.get_ref().is_some_and(is_tls) => RegistryError::Tls {
                 host: host.to_owned(),
-                why: io.to_string(),
+                why: tls_problem(&io.to_string()),
             },
             error => RegistryError::Transfer {
                 action,
@@ -219,6 +219,16 @@ impl RegistryError {
                 source: Box::new(error),
             },
         }
+    }
+}
+
+/// What is wrong with a certificate, in words where the library has only a name for a common case.
+fn tls_problem(text: &str) -> String {
+    if text.contains("CaUsedAsEndEntity") {
+        // What `openssl req -x509` makes. Other tools take it when it is trusted; this library never does.
+        "it shows a CA certificate as its own; make it one without CA:TRUE (openssl req -x509 -addext basicConstraints=critical,CA:FALSE)".to_owned()
+    } else {
+        text.to_owned()
     }
 }
 

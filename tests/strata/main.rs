@@ -8,6 +8,7 @@
 //!   ▼ compare   expected against got
 //! bad_input     tables of input that must be refused: with clear words, an exit code, and nothing half done
 //!   │ lab       a folder, a store and a registry for one test; registry: one that can be pushed to, lies, and waits
+//! outputs       every form of a build's result; commands: what there is beside build
 //! floors        the sources keep the floors of the house
 //! ```
 //!
@@ -22,12 +23,14 @@ mod agent;
 mod bad_input;
 mod bases;
 mod case;
+mod commands;
 mod compare;
 mod conformance;
 mod floors;
 mod git;
 mod image;
 mod lab;
+mod outputs;
 mod pattern;
 mod pull;
 mod registry;
