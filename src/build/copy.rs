@@ -669,3 +669,172 @@ pub(super) fn join(dir: &[u8], path: &[u8]) -> Vec<u8> {
         _ => [dir, b"/", path].concat(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::layer::{Stack, Toc};
+    use crate::plan::graph::Origin;
+
+    // `d/` is a directory, `l -> d` a link, anything else a file that holds its own path and is 0640 of 5:6.
+    fn stack(paths: &[&str]) -> Stack {
+        let entries = paths.iter().map(|text| {
+            let mut meta = Meta {
+                mode: 0o640,
+                uid: 5,
+                gid: 6,
+                mtime: 3,
+                xattrs: vec![(b"user.x".to_vec(), Vec::new())],
+            };
+            let (path, kind) = if let Some(dir) = text.strip_suffix('/') {
+                meta.mode = 0o700;
+                let kind = Kind::Directory {
+                    opaque: false,
+                    implied: false,
+                };
+                (dir, kind)
+            } else if let Some((path, target)) = text.split_once(" -> ") {
+                let target = target.as_bytes().to_vec();
+                (path, Kind::Symlink { target })
+            } else {
+                let content = Some(Digest::of(text.as_bytes()));
+                let size_bytes = text.len() as u64;
+                (
+                    *text,
+                    Kind::File {
+                        size_bytes,
+                        content,
+                    },
+                )
+            };
+            Entry {
+                path: path.as_bytes().to_vec(),
+                meta,
+                kind,
+            }
+        });
+        Stack::new(vec![Arc::new(Toc::from_entries(entries.collect()))])
+    }
+
+    fn tree(paths: &[&str]) -> Tree {
+        Tree::of_layers(stack(paths), Vec::new())
+    }
+
+    fn op() -> CopyOp {
+        CopyOp {
+            add: false,
+            origin: Origin::Context,
+            sources: Vec::new(),
+            destination: String::new(),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            excludes: Vec::new(),
+            unpack: None,
+        }
+    }
+
+    const SOURCE: [&str; 7] = ["d/", "d/s/", "d/s/y", "d/x", "f", "g", "l -> d/x"];
+
+    fn selected(op: &CopyOp, path: &str) -> Result<String, BuildError> {
+        let items = select(op, &CopySource::Path(path.to_owned()), &tree(&SOURCE))?;
+        let show = |item: Item| {
+            let Content::Files(files) = item.content else {
+                return String::new();
+            };
+            let paths = files.iter().map(|(path, _)| String::from_utf8_lossy(path));
+            let name = String::from_utf8_lossy(&item.name).into_owned();
+            name + "=" + &paths.collect::<Vec<_>>().join(",")
+        };
+        Ok(items.into_iter().map(show).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn what_sources_name() {
+        for (path, want) in [
+            ("f", "f="),
+            ("/../f", "f="),
+            ("d", "d=,s,s/y,x"),
+            ("d/", "d=,s,s/y,x"),
+            ("l", "l="),
+            ("[fg]", "f= g="),
+            ("d/*", "s=,y x="),
+            ("nothing*", ""),
+        ] {
+            assert_eq!(selected(&op(), path).unwrap(), want, "{path}");
+        }
+        for path in ["missing", "f/x", "d/missing"] {
+            let error = selected(&op(), path).unwrap_err();
+            assert!(
+                matches!(error, BuildError::Copy(CopyError::NotFound { .. })),
+                "{path}: {error}"
+            );
+        }
+        let mut op = op();
+        op.excludes = vec!["s".to_owned(), "f".to_owned()];
+        for (path, want) in [("d", "d=,x"), ("*", "d=,x g= l="), ("f", "")] {
+            assert_eq!(selected(&op, path).unwrap(), want, "{path} with excludes");
+        }
+    }
+
+    // The layer that a copy to `destination` makes over a stack, a word an entry: path, mode, owner, time.
+    fn written(below: &[&str], path: &str, destination: &str, manner: &Manner) -> String {
+        let (below, tree) = (stack(below), tree(&SOURCE));
+        let mut draft = Draft::new(&below, 9);
+        let source = CopySource::Path(path.to_owned());
+        for item in select(&op(), &source, &tree).unwrap() {
+            if let Err(error) = write(&mut draft, &tree, &item, destination.as_bytes(), manner) {
+                return error.to_string();
+            }
+        }
+        let show = |change: Change| {
+            let Entry { path, meta, .. } = &change.entry;
+            let path = String::from_utf8_lossy(path);
+            assert!(meta.xattrs.is_empty() || meta.uid == 5, "{path}");
+            let Meta {
+                mode, uid, mtime, ..
+            } = meta;
+            format!("{path}:{mode:o}:{uid}:{mtime}")
+        };
+        let shown: Vec<String> = draft.finish().into_iter().map(show).collect();
+        shown.join(" ")
+    }
+
+    #[test]
+    fn where_copies_go() {
+        let plain = Manner {
+            owner: None,
+            mode: None,
+        };
+        let below = ["e/", "e/old", "le -> /e", "lf -> /new/f", "t"];
+        for (path, destination, want) in [
+            ("f", "/x", "x:640:5:3"),
+            ("f", "/x/", "x:755:0:9 x/f:640:5:3"),
+            ("f", "/a/b/x", "a:755:0:9 a/b:755:0:9 a/b/x:640:5:3"),
+            ("f", "/e", "e:700:5:9 e/f:640:5:3"),
+            ("f", "/le", "e:700:5:9 e/f:640:5:3"),
+            ("f", "/t", "t:640:5:3"),
+            ("f", "/lf", "new:755:0:9 new/f:640:5:3"),
+            ("f", "/t/", "/t: not a directory"),
+            ("d", "/t", "cannot copy to non-directory: /t"),
+            ("d", "/x", "x:755:0:3 x/s:700:5:3 x/s/y:640:5:3 x/x:640:5:3"),
+            ("d", "/e", "e:700:5:3 e/s:700:5:3 e/s/y:640:5:3 e/x:640:5:3"),
+        ] {
+            let got = written(&below, path, destination, &plain);
+            assert_eq!(got, want, "{path} to {destination}");
+        }
+        let told = Manner {
+            owner: Some((1, 2)),
+            mode: Some(Mode::Octal(0o711)),
+        };
+        assert_eq!(written(&[], "f", "/x/", &told), "x:711:1:9 x/f:711:1:3");
+        let in_the_way = ["x/", "x/x/"];
+        assert_eq!(
+            written(&in_the_way, "d", "/x", &plain),
+            "cannot replace to directory /x/x with file"
+        );
+    }
+}

@@ -3,7 +3,7 @@
 //! No file system is involved: the stack is known from its tables of contents, the new entries are held here, and links in
 //! destinations are resolved against both. That is the same rule an overlay follows, without mounting one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::layer::entry::{parent, path_order};
 use crate::layer::{Change, Entry, Kind, Meta, Source, Stack};
@@ -33,6 +33,8 @@ impl PartialOrd for Key {
 pub(super) struct Draft<'a> {
     base: &'a Stack,
     changes: BTreeMap<Key, Change>,
+    /// The further names of files of this layer that have several, by the name that has the content.
+    links: HashMap<Vec<u8>, Vec<Vec<u8>>>,
     /// The time of directories that are made on the way, or that get a new member.
     now: i64,
 }
@@ -42,6 +44,7 @@ impl<'a> Draft<'a> {
         Draft {
             base,
             changes: BTreeMap::new(),
+            links: HashMap::new(),
             now,
         }
     }
@@ -96,14 +99,61 @@ impl<'a> Draft<'a> {
             let dir = dir.to_vec();
             self.touch(&dir);
         }
+        self.remove(&change.entry.path);
+        if let Kind::HardLink { target } = &change.entry.kind {
+            let names = self.links.entry(target.clone()).or_default();
+            names.push(change.entry.path.clone());
+        }
         self.changes.insert(Key(change.entry.path.clone()), change);
+    }
+
+    // Takes a new entry out. If other names lead to its content, they keep it.
+    fn remove(&mut self, path: &[u8]) {
+        if let Some(change) = self.changes.remove(&Key(path.to_vec()))
+            && let Some(names) = self.links.remove(path)
+        {
+            self.hand_over(path, names, change);
+        }
+    }
+
+    // Gives the content of what was at `path` to the first of `names`, links the others to that, and says which it is.
+    fn hand_over(
+        &mut self,
+        path: &[u8],
+        mut names: Vec<Vec<u8>>,
+        mut change: Change,
+    ) -> Option<Vec<u8>> {
+        names.retain(|name| self.leads(name, path));
+        let first = names.iter().min_by(|a, b| path_order(a, b)).cloned()?;
+        names.retain(|name| *name != first);
+        for name in &names {
+            if let Some(link) = self.changes.get_mut(&Key(name.clone())) {
+                link.entry.kind = Kind::HardLink {
+                    target: first.clone(),
+                };
+            }
+        }
+        change.entry.path.clone_from(&first);
+        self.changes.insert(Key(first.clone()), change);
+        self.links.insert(first.clone(), names);
+        Some(first)
+    }
+
+    // Whether `name` is, still, a new link to `path`.
+    fn leads(&self, name: &[u8], path: &[u8]) -> bool {
+        let link = self.changes.get(&Key(name.to_vec()));
+        link.is_some_and(|c| matches!(&c.entry.kind, Kind::HardLink { target } if target == path))
     }
 
     /// Removes new entries below `path`, for an archive that replaces a directory by a file.
     pub(super) fn drop_below(&mut self, path: &[u8]) {
-        self.changes.retain(|key, _| {
-            !(key.0.len() > path.len() && key.0.starts_with(path) && key.0[path.len()] == b'/')
-        });
+        let below = |key: &&Key| {
+            key.0.len() > path.len() && key.0.starts_with(path) && key.0[path.len()] == b'/'
+        };
+        let gone: Vec<Key> = self.changes.keys().filter(below).cloned().collect();
+        for Key(path) in gone {
+            self.remove(&path);
+        }
     }
 
     // A directory that gets a new member is written again: its time changes.
@@ -186,7 +236,8 @@ impl<'a> Draft<'a> {
     }
 
     /// The layer, in order, without files that are what the stack has already.
-    pub(super) fn finish(self) -> Vec<Change> {
+    pub(super) fn finish(mut self) -> Vec<Change> {
+        self.order_links();
         let base = self.base;
         let same = |entry: &Entry| -> bool {
             let Kind::File {
@@ -205,17 +256,40 @@ impl<'a> Draft<'a> {
                         }
             })
         };
-        let mut linked: Vec<&Vec<u8>> = Vec::new();
-        for change in self.changes.values() {
-            if let Kind::HardLink { target } = &change.entry.kind {
-                linked.push(target);
-            }
-        }
-        let linked: std::collections::HashSet<Vec<u8>> = linked.into_iter().cloned().collect();
+        let links = &self.links;
         self.changes
             .into_values()
-            .filter(|change| linked.contains(&change.entry.path) || !same(&change.entry))
+            .filter(|change| links.contains_key(&change.entry.path) || !same(&change.entry))
             .collect()
+    }
+
+    // In a layer a file comes before the links to it: of all its names, the first has the content.
+    fn order_links(&mut self) {
+        let late: Vec<Vec<u8>> = self
+            .links
+            .iter()
+            .filter(|(path, names)| {
+                names
+                    .iter()
+                    .any(|name| path_order(name, path).is_lt() && self.leads(name, path))
+            })
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in late {
+            // Links to a file of the stack below have their content there.
+            let Some(mut change) = self.changes.remove(&Key(path.clone())) else {
+                continue;
+            };
+            let names = self.links.remove(&path).unwrap_or_default();
+            if let Some(first) = self.hand_over(&path, names, change.clone()) {
+                change.entry.kind = Kind::HardLink {
+                    target: first.clone(),
+                };
+                change.source = Source::None;
+                self.links.entry(first).or_default().push(path.clone());
+            }
+            self.changes.insert(Key(path), change);
+        }
     }
 }
 
@@ -308,6 +382,137 @@ mod tests {
         assert!(matches!(
             resolve(b"loop/x", &link),
             Err(CopyError::TooManyLinks { .. })
+        ));
+    }
+    fn stack(paths: &[(&str, Kind)]) -> Stack {
+        let entries = paths.iter().map(|(path, kind)| entry(path, kind.clone()));
+        let toc = crate::layer::Toc::from_entries(entries.collect());
+        Stack::new(vec![std::sync::Arc::new(toc)])
+    }
+
+    fn entry(path: &str, kind: Kind) -> Entry {
+        let meta = Meta {
+            mode: 0o644,
+            ..Meta::default()
+        };
+        Entry {
+            path: path.as_bytes().to_vec(),
+            meta,
+            kind,
+        }
+    }
+
+    fn file(content: &str) -> Kind {
+        Kind::File {
+            size_bytes: content.len() as u64,
+            content: Some(crate::oci::Digest::of(content.as_bytes())),
+        }
+    }
+
+    fn link(target: &str) -> Kind {
+        Kind::HardLink {
+            target: target.as_bytes().to_vec(),
+        }
+    }
+
+    const DIRECTORY: Kind = Kind::Directory {
+        opaque: false,
+        implied: false,
+    };
+
+    fn put(draft: &mut Draft<'_>, path: &str, kind: Kind) {
+        draft.put(Change {
+            entry: entry(path, kind),
+            source: Source::None,
+        });
+    }
+
+    fn finished(draft: Draft<'_>) -> Vec<(String, Kind)> {
+        let changes = draft.finish().into_iter();
+        changes
+            .map(|c| (String::from_utf8(c.entry.path).unwrap(), c.entry.kind))
+            .collect()
+    }
+
+    fn expected(entries: &[(&str, Kind)]) -> Vec<(String, Kind)> {
+        let entries = entries.iter();
+        entries
+            .map(|(path, kind)| ((*path).to_owned(), kind.clone()))
+            .collect()
+    }
+
+    #[test]
+    fn what_the_stack_has_already_is_left_out() {
+        let base = stack(&[("a", file("1")), ("b", file("2")), ("c", link("a"))]);
+        let mut draft = Draft::new(&base, 7);
+        put(&mut draft, "a", file("1"));
+        put(&mut draft, "b", file("3"));
+        assert_eq!(finished(draft), expected(&[("b", file("3"))]));
+    }
+
+    #[test]
+    fn the_first_name_of_a_file_has_its_content() {
+        let base = stack(&[]);
+        let mut draft = Draft::new(&base, 7);
+        put(&mut draft, "m", file("1"));
+        put(&mut draft, "z", link("m"));
+        put(&mut draft, "a", link("m"));
+        assert_eq!(
+            finished(draft),
+            expected(&[("a", file("1")), ("m", link("a")), ("z", link("a"))])
+        );
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_content_under_its_other_names() {
+        let base = stack(&[]);
+        let mut draft = Draft::new(&base, 7);
+        put(&mut draft, "a", file("1"));
+        put(&mut draft, "b", link("a"));
+        put(&mut draft, "c", link("a"));
+        put(&mut draft, "a", file("2"));
+        assert_eq!(
+            finished(draft),
+            expected(&[("a", file("2")), ("b", file("1")), ("c", link("b"))])
+        );
+        let mut draft = Draft::new(&base, 7);
+        put(&mut draft, "d", DIRECTORY);
+        put(&mut draft, "d/a", file("1"));
+        put(&mut draft, "d/b", link("d/a"));
+        put(&mut draft, "e", link("d/a"));
+        draft.drop_below(b"d");
+        put(&mut draft, "d", file("2"));
+        assert_eq!(
+            finished(draft),
+            expected(&[("d", file("2")), ("e", file("1"))])
+        );
+    }
+
+    #[test]
+    fn a_new_file_hides_what_was_below_a_directory() {
+        let base = stack(&[("d", DIRECTORY), ("d/x", file("1"))]);
+        let mut draft = Draft::new(&base, 7);
+        assert!(draft.lookup(b"d/x").is_some());
+        put(&mut draft, "d", file("2"));
+        assert!(draft.lookup(b"d/x").is_none());
+    }
+
+    #[test]
+    fn directories_on_the_way_are_made_once_and_get_the_time() {
+        let base = stack(&[("d", DIRECTORY), ("f", file("1"))]);
+        let mut draft = Draft::new(&base, 7);
+        draft.make_dirs(b"d/e/f", 0o750, 1, 2).unwrap();
+        draft.make_dirs(b"d/e", 0o700, 3, 4).unwrap();
+        let made = draft.lookup(b"d/e").unwrap().meta;
+        assert_eq!(
+            (made.mode, made.uid, made.gid, made.mtime),
+            (0o750, 1, 2, 7)
+        );
+        let above = draft.lookup(b"d").unwrap().meta;
+        assert_eq!((above.mode, above.mtime), (0o644, 7));
+        assert!(matches!(
+            draft.make_dirs(b"f/x", 0o755, 0, 0),
+            Err(CopyError::NotADirectory { path }) if path == "/f"
         ));
     }
 }

@@ -290,3 +290,48 @@ fn stamp(stat: &Statx) -> Option<FileStamp> {
         ctime_ns: nanoseconds(stat.stx_ctime)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ignore_rules_leave() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["a/keep", "a/other", "a/deep/keep", "b/x", "c"] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        for (rules, want) in [
+            ("", "a a/deep a/deep/keep a/keep a/other b b/x c"),
+            ("a", "b b/x c"),
+            ("a\n!a/keep", "a a/keep b b/x c"),
+            ("a\n!a/deep", "a a/deep a/deep/keep b b/x c"),
+            // A directory in which nothing is brought back is not there.
+            ("*\n!a/missing", ""),
+            ("*\n!**/keep", "a a/deep a/deep/keep a/keep"),
+            ("**/keep", "a a/deep a/other b b/x c"),
+        ] {
+            let ignore = Ignore::parse(rules).unwrap();
+            let (_, toc) = Folder::walk(dir.path(), Some(&ignore), None).unwrap();
+            let paths: Vec<String> = toc.entries().map(|e| lossy(&e.path)).collect();
+            assert_eq!(paths.join(" ").trim(), want, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn owners_are_root_and_names_of_one_file_share_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "x").unwrap();
+        std::fs::hard_link(dir.path().join("a"), dir.path().join("b")).unwrap();
+        std::os::unix::fs::chown(dir.path().join("a"), Some(5), Some(6)).unwrap();
+        let (folder, toc) = Folder::walk(dir.path(), None, None).unwrap();
+        let meta = toc.get(b"a").unwrap().meta;
+        assert_eq!((meta.uid, meta.gid), (0, 0));
+        assert!(folder.link(b"a").is_some());
+        assert_eq!(folder.link(b"a"), folder.link(b"b"));
+        assert_eq!(folder.digest(b"b").unwrap(), Digest::of(b"x"));
+        assert!(folder.digest(b"missing").is_err());
+    }
+}

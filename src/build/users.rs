@@ -195,3 +195,56 @@ pub(super) fn needs_names(text: &str) -> bool {
     text.split(':')
         .any(|part| !part.is_empty() && part.parse::<u32>().is_err())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(path: &str) -> Result<Option<Vec<u8>>, BuildError> {
+        let text = match path {
+            "etc/passwd" => {
+                "root:x:0:0::/root:/bin/sh\nada:x:7:8::/home/ada:/bin/sh\nbare:x:9:9\nbad:x:y:z\n"
+            }
+            "etc/group" => "root:x:0:\nada:x:8:\nwheel:x:10:ada,root\n",
+            _ => return Ok(None),
+        };
+        Ok(Some(text.as_bytes().to_vec()))
+    }
+
+    #[test]
+    fn who_runs() {
+        for (text, want) in [
+            ("", Some((0, 0, "/root"))),
+            ("ada", Some((7, 8, "/home/ada"))),
+            ("7", Some((7, 8, "/home/ada"))),
+            ("ada:wheel", Some((7, 10, "/home/ada"))),
+            ("ada:99", Some((7, 99, "/home/ada"))),
+            ("bare", Some((9, 9, "/"))),
+            ("1234", Some((1234, 0, "/"))),
+            ("nobody", None),
+            ("bad", None),
+            ("ada:nobody", None),
+        ] {
+            let user = resolve(text, &image).ok();
+            let got = user.as_ref().map(|u| (u.uid, u.gid, u.home.as_str()));
+            assert_eq!(got, want, "{text}");
+        }
+    }
+
+    #[test]
+    fn who_owns() {
+        for (text, want) in [
+            ("5", (5, 5)),
+            ("5:6", (5, 6)),
+            ("ada", (7, 8)),
+            ("ada:wheel", (7, 10)),
+            (":wheel", (0, 10)),
+            ("nobody", (0, 0)),
+            ("5:nobody", (5, 0)),
+        ] {
+            assert_eq!(owner(text, &image).unwrap(), want, "{text}");
+            let numbers = text.split(':').all(|part| part.parse::<u32>().is_ok());
+            assert_eq!(needs_names(text), !numbers, "{text}");
+        }
+    }
+}
