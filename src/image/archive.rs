@@ -11,6 +11,7 @@
 //! equal bytes.
 
 mod docker;
+mod fresh;
 mod reader;
 mod tar;
 mod writer;

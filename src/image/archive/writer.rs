@@ -1,16 +1,17 @@
 //! Writing an archive as a stream.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use super::super::layout::{OCI_LAYOUT, temp_in};
+use super::super::layout::OCI_LAYOUT;
 use super::super::name::{self, Name};
 use super::super::{ImageError, Put, Sink};
+use super::fresh::Fresh;
 use super::tar;
 use crate::oci::{Descriptor, Digest, Document, Manifest, Reference, to_pretty_json};
 
@@ -47,7 +48,7 @@ struct State {
 enum Out {
     /// A file that appears under its name when it is whole.
     File {
-        temp: io::BufWriter<tempfile::NamedTempFile>,
+        temp: io::BufWriter<Fresh>,
         path: PathBuf,
     },
     Stream(io::BufWriter<Box<dyn Write + Send>>),
@@ -84,7 +85,13 @@ impl ArchiveWriter {
             let error = io::Error::from(io::ErrorKind::IsADirectory);
             return Err(ImageError::from_io("write", &what, error));
         }
-        let temp = temp_in(dir).map_err(|e| ImageError::from_io("write", &what, e))?;
+        // A device or a pipe is written to, not replaced.
+        if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+            let file = File::options().write(true).open(path);
+            let file = file.map_err(|e| ImageError::from_io("write", &what, e))?;
+            return Ok(ArchiveWriter::stream(Box::new(file), &what, form, names));
+        }
+        let temp = Fresh::create(dir).map_err(|e| ImageError::from_io("write", &what, e))?;
         let out = Out::File {
             temp: io::BufWriter::with_capacity(BUFFER_BYTES, temp),
             path: path.to_owned(),
@@ -232,7 +239,6 @@ impl State {
         match std::mem::replace(&mut self.out, Out::Done) {
             Out::File { temp, path } => {
                 let temp = temp.into_inner().map_err(io::IntoInnerError::into_error)?;
-                temp.as_file().sync_all()?;
                 temp.persist(&path)?;
                 match path.parent() {
                     Some(dir) if !dir.as_os_str().is_empty() => File::open(dir)?.sync_all(),
