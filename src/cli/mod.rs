@@ -153,7 +153,8 @@ pub(crate) fn main() -> ExitCode {
 impl Cli {
     fn run(self) -> Result<(), CliError> {
         log(self.log_level);
-        let session = |needs| Session::start(self.root.as_deref(), &self.registries, needs);
+        let start = |needs| Session::start(self.root.as_deref(), &self.registries, needs);
+        let session = |needs| start(needs)?.insist();
         match &self.command {
             Command::Build(args) => {
                 let request = args.request(&build_args::World {
@@ -162,7 +163,8 @@ impl Cli {
                 })?;
                 build::run(&request, &session(Needs::Layers)?)
             }
-            Command::Run(args) => args.run(&session(Needs::Layers)?),
+            // Signals are for the command that it runs.
+            Command::Run(args) => args.run(&start(Needs::Layers)?),
             Command::Images(args) => args.run(&session(Needs::Blobs)?),
             Command::Tag(args) => args.run(&session(Needs::Blobs)?),
             Command::Rmi(args) => args.run(&session(Needs::Layers)?),

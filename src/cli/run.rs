@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -140,7 +141,7 @@ impl RunArgs {
                 }
             },
         };
-        self.execute(spec, &program)
+        self.execute(session, spec, &program)
     }
 
     fn limits(&self) -> Result<Limits, CliError> {
@@ -199,7 +200,7 @@ impl RunArgs {
     }
 
     /// Starts the command, passes signals on, and waits for its end.
-    fn execute(&self, spec: Spec, program: &str) -> Result<u8, CliError> {
+    fn execute(&self, session: &Session, spec: Spec, program: &str) -> Result<u8, CliError> {
         let failed = |error: SandboxError| {
             let code = match &error {
                 SandboxError::CommandNotFound { .. } => exit::RUN_NOT_FOUND,
@@ -217,8 +218,11 @@ impl RunArgs {
         let handle = signals.handle();
         let mut child = sandbox::spawn(spec).map_err(failed)?;
         let killer = child.killer();
+        let asked = session.cancel_flag();
         let forwarder = std::thread::spawn(move || {
             for number in signals.forever() {
+                // It is the command's to end or not: a second signal must not end strata.
+                asked.store(false, Ordering::Relaxed);
                 if let Some(signal) = Signal::from_named_raw(number)
                     && let Err(error) = killer.signal(signal)
                 {

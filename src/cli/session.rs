@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use strata::registry::Client;
+use strata::sandbox::cgroup;
 use strata::sandbox::userns::{self, Privilege};
 use strata::store::{Store, StoreOptions};
 
@@ -75,6 +76,10 @@ impl Session {
                 "note: only one user id is available ({reason}); files keep their recorded owners in the image, but commands see one owner"
             ));
         }
+        if needs == Needs::Layers {
+            // What a killed command's sandboxes left; the store removes the rest.
+            cgroup::reap();
+        }
         let cancel = interrupt::install().doing(|| "handle signals".to_owned())?;
         Ok(Session {
             root,
@@ -82,6 +87,12 @@ impl Session {
             cancel,
             client: registries.client(),
         })
+    }
+
+    /// Ends the process soon after the user wants that, whatever it is waiting for.
+    pub(crate) fn insist(self) -> Result<Session, CliError> {
+        interrupt::insist().doing(|| "handle signals".to_owned())?;
+        Ok(self)
     }
 
     /// The client for all registries.
@@ -116,6 +127,11 @@ impl Session {
     /// Set when the user wants the command to end.
     pub(crate) fn cancel(&self) -> &AtomicBool {
         &self.cancel
+    }
+
+    /// The same, for threads.
+    pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancel)
     }
 
     /// Whether the user wants the command to end.
