@@ -7,12 +7,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::bases::Bases;
 use crate::registry::Registry;
+use crate::user::User;
 
 /// How long anything is waited for, on a machine that does much else.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -26,19 +28,19 @@ pub(crate) struct Lab {
     pub(crate) root: PathBuf,
     /// The builder, where every user can run it.
     binary: PathBuf,
+    /// Who runs the commands, if it is not who runs the tests.
+    pub(crate) user: Option<User>,
     _temp: TempDir,
 }
 
-/// Who runs a command.
-#[derive(Clone, Debug)]
-pub(crate) struct Account {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) name: String,
-}
-
 impl Lab {
+    /// A lab of who runs the tests.
     pub(crate) fn new() -> Lab {
+        Lab::of(None)
+    }
+
+    /// A lab of a user.
+    pub(crate) fn of(user: Option<User>) -> Lab {
         let parent =
             std::env::var_os("STRATA_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let temp = tempfile::Builder::new()
@@ -50,6 +52,10 @@ impl Lab {
         let folder = top.join("here");
         std::fs::create_dir_all(top.join("bin")).expect("make a folder");
         std::fs::create_dir_all(&folder).expect("make a folder");
+        std::fs::create_dir_all(top.join("home")).expect("make a folder");
+        if let Some(user) = &user {
+            user.own(&top).expect("give the folder away");
+        }
         let binary = top.join("bin/strata");
         if std::fs::hard_link(env!("CARGO_BIN_EXE_strata"), &binary).is_err() {
             std::fs::copy(env!("CARGO_BIN_EXE_strata"), &binary).expect("copy the binary");
@@ -60,6 +66,7 @@ impl Lab {
             folder,
             root: top.join("store"),
             binary,
+            user,
             _temp: temp,
         }
     }
@@ -68,6 +75,9 @@ impl Lab {
     pub(crate) fn beside(&self, name: &str) -> PathBuf {
         let path = self.folder.with_file_name(name);
         std::fs::create_dir_all(&path).expect("make a folder");
+        if let Some(user) = &self.user {
+            user.own(&path).expect("give the folder away");
+        }
         path
     }
 
@@ -77,6 +87,9 @@ impl Lab {
         std::fs::create_dir_all(path.parent().expect("below the folder")).expect("make a folder");
         let text = text.replace("@REG@", &self.registry.host());
         std::fs::write(path, text).expect("write a file");
+        if let Some(user) = &self.user {
+            user.own(&self.folder).expect("give the folder away");
+        }
     }
 
     /// `strata --root STORE ARGUMENTS` in the folder, with nothing of the tester's own surroundings.
@@ -110,11 +123,15 @@ impl Lab {
         let root = std::mem::take(&mut command.get_envs().find_map(|(name, value)| {
             (name == "STRATA_ROOT").then(|| value.map(ToOwned::to_owned))?
         }));
+        if let Some(user) = &self.user {
+            command.uid(user.uid).gid(user.gid);
+        }
         let own = self.binary.parent().expect("in a folder").display();
         command
             .env_clear()
             .env("PATH", format!("{own}:/usr/sbin:/usr/bin:/sbin:/bin"))
             .env("HOME", self.folder.with_file_name("home"))
+            .env("USER", self.user.as_ref().map_or("root", |user| &user.name))
             .current_dir(&self.folder)
             .stdin(Stdio::null());
         if let Some(root) = root {
@@ -209,6 +226,7 @@ pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T 
 pub(crate) struct Running {
     pub(crate) child: Child,
     heard: Arc<Mutex<String>>,
+    listener: JoinHandle<()>,
 }
 
 impl Running {
@@ -222,7 +240,7 @@ impl Running {
         let mut stderr = child.stderr.take().expect("it is a pipe");
         let heard = Arc::new(Mutex::new(String::new()));
         let collected = Arc::clone(&heard);
-        std::thread::spawn(move || {
+        let listener = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(length @ 1..) = stderr.read(&mut buffer) {
                 let text = String::from_utf8_lossy(&buffer[..length]);
@@ -232,7 +250,11 @@ impl Running {
                     .push_str(&text);
             }
         });
-        Running { child, heard }
+        Running {
+            child,
+            heard,
+            listener,
+        }
     }
 
     /// What it said so far on standard error.
@@ -245,12 +267,13 @@ impl Running {
 
     /// Waits until it has said something.
     #[track_caller]
-    pub(crate) fn hear(&mut self, words: &str) {
+    pub(crate) fn hear(&self, words: &str) {
         wait_for(words, || {
-            let ended = self.child.try_wait().expect("ask for its end");
+            // In this order: what is collected after the end is seen.
+            let silent = self.listener.is_finished();
             let heard = self.heard();
             let found = heard.contains(words);
-            assert!(found || ended.is_none(), "ended before {words:?}: {heard}");
+            assert!(found || !silent, "ended before {words:?}: {heard}");
             found.then_some(())
         });
     }
@@ -266,6 +289,13 @@ impl Running {
         self.signal(rustix::process::Signal::KILL);
         self.child.wait().expect("it was started here");
     }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
+        wait_for("the end of a command", || {
+            self.child.try_wait().expect("it was started here")
+        })
+    }
 }
 
 impl Drop for Running {
@@ -273,10 +303,8 @@ impl Drop for Running {
         // It has ended already, unless the test failed.
         let pid = rustix::process::Pid::from_child(&self.child);
         if let Ok(None) = self.child.try_wait() {
-            drop(rustix::process::kill_process_group(
-                pid,
-                rustix::process::Signal::KILL,
-            ));
+            rustix::process::kill_process_group(pid, rustix::process::Signal::KILL)
+                .unwrap_or_default();
             drop(self.child.wait());
         }
     }

@@ -6,6 +6,10 @@
 //!   │ case      one case: its data, and one build of it by the binary under test
 //!   │ image     the OCI archive a build wrote, read and verified; tree: its layers, flattened
 //!   ▼ compare   expected against got
+//! concurrent    many processes, one store
+//! interrupted   Ctrl-C and kill -9
+//! same_bytes    one build, one digest, whoever builds
+//! memory        peaks on a big tree; daemon: Debian's docker-registry
 //! bad_input     tables of input that must be refused: with clear words, an exit code, and nothing half done
 //!   │ lab       a folder, a store and a registry for one test; registry: one that can be pushed to, lies, and waits
 //! outputs       every form of a build's result; commands: what there is beside build
@@ -25,15 +29,20 @@ mod bases;
 mod case;
 mod commands;
 mod compare;
+mod concurrent;
 mod conformance;
+mod daemon;
 mod floors;
 mod git;
 mod image;
+mod interrupted;
 mod lab;
+mod memory;
 mod outputs;
 mod pattern;
 mod pull;
 mod registry;
+mod same_bytes;
 mod server;
 mod tree;
 mod user;

@@ -144,8 +144,16 @@ impl Registry {
 
     /// Lets go of what is held.
     pub(crate) fn release(&self) {
-        locked(&self.state.held).wanted = None;
+        let mut held = locked(&self.state.held);
+        held.wanted = None;
         self.state.changed.notify_all();
+        // All of it: the next hold must find none of this one.
+        drop(
+            self.state
+                .changed
+                .wait_timeout_while(held, PATIENCE, |held| held.waiting > 0)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
     }
 
     /// Whether a manifest has this name.
@@ -182,6 +190,7 @@ impl State {
             .wait_timeout_while(held, PATIENCE, |held| is_held(held))
             .unwrap_or_else(PoisonError::into_inner);
         held.waiting -= 1;
+        self.changed.notify_all();
     }
 }
 
@@ -208,9 +217,14 @@ fn converse(stream: &TcpStream, state: &State) -> std::io::Result<()> {
         };
         let (first, rest) = body.split_at(body.len() / 2);
         let mut out = stream;
+        if first.is_empty() {
+            state.pass(&asked);
+        }
         out.write_all(head.as_bytes())?;
         out.write_all(first)?;
-        state.pass(&asked);
+        if !first.is_empty() {
+            state.pass(&asked);
+        }
         out.write_all(rest)?;
         if closes || answer.cut.is_some() {
             break;

@@ -41,6 +41,16 @@ impl User {
         .clone()
     }
 
+    /// A user without an account, and so without subordinate ids.
+    pub(crate) fn unknown() -> User {
+        User {
+            name: "nobody-in-particular".to_owned(),
+            uid: 61_234,
+            gid: 61_234,
+            home: PathBuf::from("/"),
+        }
+    }
+
     /// Gives everything at and below `path` to the user.
     pub(crate) fn own(&self, path: &Path) -> std::io::Result<()> {
         std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid))?;

@@ -22,8 +22,10 @@ fn header(name: &[u8], kind: EntryType, target: &[u8], size: u64) -> Header {
     header
 }
 
-/// A tar of (name, kind, link target, content).
-fn tar(entries: &[(&[u8], EntryType, &[u8], &[u8])]) -> Vec<u8> {
+/// Name, kind, link target, content.
+type Member<'a> = (&'a [u8], EntryType, &'a [u8], &'a [u8]);
+
+fn tar(entries: &[Member<'_>]) -> Vec<u8> {
     let mut out = Builder::new(Vec::new());
     for (name, kind, target, data) in entries {
         let header = header(name, *kind, target, data.len() as u64);

@@ -1,0 +1,193 @@
+//! One build, one digest: whoever builds, wherever, with whatever surroundings.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::lab::{Lab, succeed};
+use crate::user::User;
+
+/// Without what an ordinary user's kernel does otherwise: writing to a set-id file takes its bits away unless the real root
+/// writes, and with a single id nothing can be given to another owner (`chown`, `mv` between layers).
+const DOCKERFILE: &str = r#"FROM @REG@/busybox AS tools
+RUN mkdir -p /opt/t && echo tool >/opt/t/tool && chmod 4755 /opt/t/tool && ln -s tool /opt/t/link && ln /opt/t/tool /opt/t/hard
+WORKDIR /w/x
+COPY --chmod=0640 a.txt dir/ ./
+
+FROM @REG@/modes AS modes
+RUN chmod 4711 /m/suid && rm /m/sgid
+
+FROM @REG@/busybox
+LABEL z=1 a=2
+ENV B=2 A=1
+COPY --from=tools /opt/t /opt/t
+COPY --from=tools /w /w
+COPY --from=modes /m /m
+COPY --chown=1000:1000 dir /owned
+COPY --link a.txt /linked/
+ADD tree.tar.gz /added/
+COPY <<END /etc/made
+made of $A
+END
+RUN <<END
+rm -rf /var/www
+echo changed >/etc/os-release
+mkdir -m 700 /secret
+touch /secret/f
+chmod 2755 /home/app
+cp -r /added/d /copied
+ln /opt/t/tool /opt/t/another
+END
+RUN umask 077; echo x >/private; mkdir /private.d
+WORKDIR /made/here
+VOLUME /v2 /v1
+EXPOSE 90 80/udp
+CMD ["sh"]
+"#;
+
+/// Makes the context, whatever the tests' own umask is.
+fn context(lab: &Lab) {
+    lab.write("Dockerfile", DOCKERFILE);
+    lab.write("a.txt", "a\n");
+    lab.write("dir/b.txt", "b\n");
+    lab.write("dir/sub/run.sh", "#!/bin/sh\n");
+    succeed(&mut lab.shell(
+        "chmod 755 . dir; chmod 644 Dockerfile a.txt dir/b.txt; chmod 711 dir/sub; chmod 755 dir/sub/run.sh
+         ln -s ../a.txt dir/link
+         mkdir tree; mkdir tree/d; echo c >tree/d/c; chmod 755 tree/d; chmod 600 tree/d/c
+         tar --sort=name --mtime=@1600000000 --owner=33 --group=33 --numeric-owner -czf tree.tar.gz -C tree .
+         rm -r tree",
+    ));
+}
+
+/// What differs from one build to the next.
+#[derive(Default)]
+struct Surroundings {
+    user: Option<User>,
+    /// What runs before the build, in its shell.
+    before: &'static str,
+    flags: &'static str,
+}
+
+/// The digest of what a build makes, in a lab of its own.
+fn digest(surroundings: Surroundings) -> (String, Lab) {
+    let lab = Lab::of(surroundings.user);
+    context(&lab);
+    let script = format!(
+        "{}\nstrata build {} -t app --no-cache --build-arg SOURCE_DATE_EPOCH=1700000000 --metadata-file m.json \
+         -o type=oci,dest=out.tar,rewrite-timestamp=true .",
+        surroundings.before, surroundings.flags
+    );
+    // The registry's address is in no byte of the result, so every lab may have its own.
+    succeed(&mut lab.shell(&script));
+    let text = std::fs::read(lab.folder.join("m.json")).expect("it was written");
+    let metadata: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(&text).expect("it is JSON");
+    let digest = &metadata["containerimage.digest"];
+    (digest.as_str().expect("a digest is text").to_owned(), lab)
+}
+
+/// Every layer of an archive as its entries, for a report of what differs.
+fn entries(lab: &Lab) -> Vec<String> {
+    let path = lab.folder.join("out.tar");
+    let archive = crate::image::Archive::read(&path).expect("an archive was written");
+    let mut lines = vec![archive.images[0].config.to_string()];
+    for (number, layer) in archive.images[0].layers.iter().enumerate() {
+        let mut tar = tar::Archive::new(&layer[..]);
+        for entry in tar.entries().expect("a tar") {
+            let mut entry = entry.expect("a whole entry");
+            let pax: Vec<String> = entry
+                .pax_extensions()
+                .expect("readable")
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|p| format!("{:?}={:?}", p.key(), p.value_bytes()))
+                .collect();
+            let header = entry.header();
+            lines.push(format!(
+                "{number} {:?} {:?} {:o} {:?}:{:?} {} {:?} {:?} {pax:?}",
+                entry.path_bytes(),
+                header.entry_type(),
+                header.mode().expect("a number"),
+                header.uid(),
+                header.gid(),
+                header.size().expect("a number"),
+                header.mtime(),
+                entry.link_name_bytes(),
+            ));
+        }
+    }
+    lines
+}
+
+#[test]
+fn whoever_builds_it() {
+    let is_root = rustix::process::geteuid().is_root();
+    let plain = Surroundings::default;
+    let with = |before, flags| Surroundings {
+        before,
+        flags,
+        ..plain()
+    };
+    let mut all = vec![
+        ("again", plain()),
+        ("umask", with("umask 077", "")),
+        (
+            "clock",
+            with("export TZ=Asia/Kathmandu LC_ALL=tr_TR.UTF-8 LANG=C", ""),
+        ),
+        ("one job", with("", "--jobs 1")),
+        ("many jobs", with("", "--jobs 8")),
+        (
+            "environment",
+            with("export SOURCE_DATE_EPOCH=5 HOSTNAME=other", ""),
+        ),
+    ];
+    if is_root {
+        let user = |user| Surroundings {
+            user: Some(user),
+            ..plain()
+        };
+        all.push(("ordinary user", user(User::ordinary())));
+        all.push(("single id", user(User::unknown())));
+        all.push((
+            "single id, umask",
+            Surroundings {
+                before: "umask 027",
+                ..user(User::unknown())
+            },
+        ));
+    }
+    let (want, lab) = digest(plain());
+    let expected = entries(&lab);
+    let mut wrong = Vec::new();
+    for (name, surroundings) in all {
+        let (got, other) = digest(surroundings);
+        if got != want {
+            let entries = entries(&other);
+            let differ = |one: &[String], two: &[String], mark: char| {
+                let only = one.iter().filter(|line| !two.contains(line));
+                only.map(|line| format!("{mark} {line}\n"))
+                    .collect::<String>()
+            };
+            wrong.push(format!(
+                "{name}: {got}, not {want}\n{}{}",
+                differ(&expected, &entries, '-'),
+                differ(&entries, &expected, '+')
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_mode_of_results_follows_the_umask() {
+    let (_, lab) = digest(Surroundings {
+        before: "umask 022",
+        ..Surroundings::default()
+    });
+    let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&lab.folder.join("out.tar")), 0o644);
+    assert_eq!(mode(&lab.folder.join("m.json")), 0o644);
+}
