@@ -27,14 +27,14 @@ fn json(text: &str) -> Value {
 
 fn run(lab: &Lab, arguments: &[&str]) -> Output {
     let all = [&["run"], arguments].concat();
-    lab.strata(&all).output().unwrap()
+    lab.strata(&all).output().expect("start it")
 }
 
 /// The output of a container that must end well.
 fn inside(lab: &Lab, arguments: &[&str]) -> String {
     let done = run(lab, arguments);
     assert!(done.status.success(), "{arguments:?}: {}", said(&done));
-    String::from_utf8(done.stdout).unwrap()
+    String::from_utf8(done.stdout).expect("it is text")
 }
 
 #[test]
@@ -420,8 +420,8 @@ impl Guarded {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+            .expect("docker-registry is installed");
+        let mut lines = BufReader::new(child.stderr.take().expect("it is a pipe")).lines();
         let port = lines
             .by_ref()
             .map_while(Result::ok)
