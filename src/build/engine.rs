@@ -12,7 +12,7 @@ use crate::layer::{
     Change, Compression, Devices, DiffOptions, Materialise, Ownership, PackOptions, Root, Stack,
     Toc, TreeOptions, Whiteouts,
 };
-use crate::oci::{ChainId, Descriptor, Digest};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest};
 use crate::plan::graph::{CopyOp, Op, Origin, RunMount, RunOp, Vertex, VertexId, WorkdirOp};
 use crate::store::{KeyLock, Record, Store, Work};
 
@@ -25,7 +25,7 @@ use super::snapshot::{Committed, Snapshot};
 use super::transfer::Prepared;
 use super::tree::Tree;
 use super::turns::Turns;
-use super::{BuildError, Fetch, Request};
+use super::{BuildError, Fetch, Request, strays};
 
 /// How many layers are packed at once in the background. Each takes some 16 MiB for its buffers and keeps all cores busy alone;
 /// the second one works where the first waits for the disk.
@@ -45,6 +45,8 @@ pub(super) struct Engine<'a> {
     pub(super) fetch: &'a dyn Fetch,
     pub(super) pulls: Pulls,
     packing: Turns,
+    /// Layers whose directories hold more than they do: published when no step stands on them any more.
+    late: Mutex<Vec<(PathBuf, Arc<Toc>, DiffId)>>,
     /// Set when a step failed: nothing new begins.
     failed: AtomicBool,
     /// Vertices whose layer's files somebody will read.
@@ -146,9 +148,19 @@ impl<'a> Engine<'a> {
             fetch,
             pulls: Pulls::default(),
             packing: Turns::new(PACKED_AT_ONCE),
+            late: Mutex::default(),
             failed,
             needs_files,
         })
+    }
+
+    fn publish_late(&self) -> Result<(), BuildError> {
+        let mut late = self.late.lock().expect("no holder of this lock panics");
+        for (dir, toc, diff_id) in late.drain(..) {
+            strays::remove(&strays::find(&dir, &toc)?)?;
+            self.store.publish_layer(&dir, toc, &diff_id)?;
+        }
+        Ok(())
     }
 
     /// Runs the graph and puts the result together.
@@ -167,6 +179,7 @@ impl<'a> Engine<'a> {
             }
             self.work_off(scope, &board, &changed);
         });
+        self.publish_late()?;
         let board = board
             .into_inner()
             .expect("no worker panics while it holds the board");
@@ -545,6 +558,11 @@ impl<'a> Engine<'a> {
         let diff_id = packed.diff_id;
         let toc = Arc::new(packed.toc);
         match fs {
+            Some(dir) if !strays::find(&dir, &toc)?.is_empty() => {
+                self.store.put_toc(&diff_id, toc.clone())?;
+                let mut late = self.late.lock().expect("no holder of this lock panics");
+                late.push((dir, toc.clone(), diff_id));
+            }
             Some(dir) => {
                 // If the layer was there already, a running step may still stand on ours: it stays until the build's end.
                 self.store.publish_layer(&dir, toc.clone(), &diff_id)?;

@@ -39,6 +39,7 @@ mod run;
 mod secrets;
 mod snapshot;
 mod ssh;
+mod strays;
 mod transfer;
 mod tree;
 mod turns;

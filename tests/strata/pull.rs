@@ -50,3 +50,16 @@ fn stages_on_one_base_fetch_it_once_and_show_it() {
         "{words}"
     );
 }
+
+// A file that a step opens for writing is copied up; when it stays as it was, the layer does not have it, but the layer's
+// directory did, and `check` called the store damaged.
+#[test]
+fn what_was_copied_up_and_not_changed_is_in_no_layer() {
+    let lab = Lab::new();
+    lab.write(
+        "Dockerfile",
+        "FROM @REG@/busybox\nRUN mkdir /d && echo a >/d/f\nRUN : >>/d/f; echo x >/y\nRUN cat /d/f /y\n",
+    );
+    lab.ok(&["build", "."]);
+    lab.assert_sound();
+}
