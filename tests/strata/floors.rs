@@ -125,12 +125,22 @@ fn sources() -> Vec<(String, PathBuf, String)> {
                     "lib.rs" => continue,
                     _ => first,
                 };
+                if is_only_tests(&path) {
+                    continue;
+                }
                 let text = std::fs::read_to_string(&path).expect("sources are text");
                 found.push((room, below, code(&text)));
             }
         }
     }
     found
+}
+
+/// Whether the `mod.rs` beside a file has it for tests alone.
+fn is_only_tests(path: &Path) -> bool {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    std::fs::read_to_string(path.with_file_name("mod.rs"))
+        .is_ok_and(|text| text.contains(&format!("#[cfg(test)]\nmod {name};")))
 }
 
 #[test]
