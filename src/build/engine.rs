@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -89,6 +89,22 @@ struct Board {
     outcomes: BTreeMap<VertexId, Outcome>,
     waiting: Vec<VertexId>,
     error: Option<BuildError>,
+}
+
+/// Ends the wait of the other workers when one panics; the panic itself goes on.
+struct Unwound<'b> {
+    board: &'b Mutex<Board>,
+    changed: &'b Condvar,
+}
+
+impl Drop for Unwound<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+            board.error.get_or_insert(BuildError::Canceled);
+            self.changed.notify_all();
+        }
+    }
 }
 
 impl<'a> Engine<'a> {
@@ -229,7 +245,9 @@ impl<'a> Engine<'a> {
                 .map(|input| (input, held.outcomes[&input].clone()))
                 .collect();
             drop(held);
+            let unwound = Unwound { board, changed };
             let result = self.vertex(scope, id, base, &inputs);
+            drop(unwound);
             held = board
                 .lock()
                 .expect("no worker panics while it holds the board");

@@ -115,6 +115,9 @@ impl GitUrl {
             }
         }
         let option = |t: &Option<String>| t.as_ref().is_some_and(|t| t.starts_with('-'));
+        if text.chars().any(char::is_control) {
+            return Err(bad("it holds a control character"));
+        }
         if url.remote.starts_with('-') || option(&url.reference) || option(&url.subdir) {
             return Err(bad("a part of it looks like an option"));
         }
@@ -200,11 +203,17 @@ impl Git<'_> {
             command.env("SSH_AUTH_SOCK", socket);
         }
         let mut configuration = vec![
-            ("core.hooksPath", "/dev/null".to_owned()),
-            ("advice.detachedHead", "false".to_owned()),
+            ("core.hooksPath".to_owned(), "/dev/null".to_owned()),
+            ("advice.detachedHead".to_owned(), "false".to_owned()),
         ];
+        let (plain, real) = hosts(&self.url.remote);
         if let Some(header) = &self.header {
-            configuration.push(("http.extraHeader", format!("Authorization: {header}")));
+            // For this host alone: a submodule may be anybody's.
+            let key = format!("http.{plain}.extraHeader");
+            configuration.push((key, format!("Authorization: {header}")));
+        }
+        if plain != real {
+            configuration.push((format!("url.{real}.insteadOf"), plain));
         }
         // By environment: a credential on a command line would be seen by every process.
         command.env("GIT_CONFIG_COUNT", configuration.len().to_string());
@@ -246,7 +255,7 @@ impl Git<'_> {
         }
         let listing = self.run(
             "list the references of",
-            &["ls-remote", "--", &self.url.remote],
+            &["ls-remote", "--", &without_credentials(&self.url.remote)],
         )?;
         let refs: Vec<(&str, &str)> = listing.lines().filter_map(|l| l.split_once('\t')).collect();
         let names = [
@@ -325,10 +334,8 @@ pub(super) fn checkout(
             actual: commit,
         });
     }
-    git.run(
-        "name the remote of",
-        &["remote", "add", "origin", &without_credentials(&url.remote)],
-    )?;
+    let remote = without_credentials(&url.remote);
+    git.run("name the remote of", &["remote", "add", "origin", &remote])?;
     // Servers without the smart protocol cannot send a part of the history; servers may refuse a commit that no ref names.
     let spec = format!("{name}:refs/strata/fetched");
     let attempts: [&[&str]; 3] = [
@@ -339,16 +346,16 @@ pub(super) fn checkout(
             "--depth",
             "1",
             "--",
-            &url.remote,
+            &remote,
             &spec,
         ],
-        &["fetch", "--quiet", "--no-tags", "--", &url.remote, &spec],
+        &["fetch", "--quiet", "--no-tags", "--", &remote, &spec],
         &[
             "fetch",
             "--quiet",
             "--tags",
             "--",
-            &url.remote,
+            &remote,
             "+refs/heads/*:refs/strata/heads/*",
         ],
     ];
@@ -365,10 +372,6 @@ pub(super) fn checkout(
         &["checkout", "--quiet", "--force", "--detach", &commit],
     )?;
     if url.submodules && dir.join(".gitmodules").exists() {
-        git.run(
-            "fix the remote of",
-            &["remote", "set-url", "origin", &url.remote],
-        )?;
         let shallow = [
             "submodule",
             "update",
@@ -387,15 +390,6 @@ pub(super) fn checkout(
                 git.run("fetch the submodules of", &whole)?;
             }
         }
-        git.run(
-            "fix the remote of",
-            &[
-                "remote",
-                "set-url",
-                "origin",
-                &without_credentials(&url.remote),
-            ],
-        )?;
     }
     if !url.keep_git_dir {
         let removed = std::fs::remove_dir_all(dir.join(".git"));
@@ -429,17 +423,25 @@ pub(super) fn checkout(
     Ok(Checkout { folder, commit })
 }
 
-// What `.git/config` says: never a password.
+// A remote's scheme and host with a slash, without and with the credentials that its URL holds. ssh's user is none.
+fn hosts(remote: &str) -> (String, String) {
+    let Some((scheme @ ("http" | "https"), rest)) = remote.split_once("://") else {
+        return (remote.to_owned(), remote.to_owned());
+    };
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    (
+        format!("{scheme}://{host}/"),
+        format!("{scheme}://{authority}/"),
+    )
+}
+
+// What git is told, and what `.git/config` says: never a password. Git's configuration puts it back.
 fn without_credentials(remote: &str) -> String {
-    match remote.split_once("://") {
-        Some((scheme, rest)) => {
-            let end = rest.find('/').unwrap_or(rest.len());
-            match rest[..end].rfind('@') {
-                Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-                None => remote.to_owned(),
-            }
-        }
-        None => remote.to_owned(),
+    let (plain, real) = hosts(remote);
+    match remote.strip_prefix(&real) {
+        Some(path) if plain != real => format!("{plain}{path}"),
+        _ => remote.to_owned(),
     }
 }
 
@@ -469,6 +471,26 @@ mod tests {
             "https://h/x.git.tar",
         ] {
             assert!(!is_git_url(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_for_one_host_and_on_no_command_line() {
+        for (remote, plain, told) in [
+            ("https://u:p@h:8/x.git", "https://h:8/", "https://h:8/x.git"),
+            ("http://h/x.git", "http://h/", "http://h/x.git"),
+            ("https://t@h/a@b.git", "https://h/", "https://h/a@b.git"),
+        ] {
+            assert_eq!(
+                (
+                    hosts(remote).0.as_str(),
+                    without_credentials(remote).as_str()
+                ),
+                (plain, told)
+            );
+        }
+        for kept in ["ssh://git@h/x", "git@h:x"] {
+            assert_eq!(without_credentials(kept), kept);
         }
     }
 

@@ -220,7 +220,7 @@ impl Engine<'_> {
 
     // The root directory belongs to the layers below; an overlay shows its upper directory's.
     fn copy_root_attributes(&self, below: &Layers, upper: &Path) -> Result<(), BuildError> {
-        // No step of a build changes the root itself, so only an image's layers say anything about it. The others may still
+        // No layer that a build makes holds the root itself, so only an image's layers say anything about it. The others may still
         // be on their way into the store, and are not waited for.
         let image: Layers = below.iter().take_while(|l| l.is_image()).cloned().collect();
         let stack = self.stack(&image)?;
