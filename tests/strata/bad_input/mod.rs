@@ -242,7 +242,7 @@ fn stores() {
     check(stores::CASES, |_| ());
 }
 
-/// Issue 2 asks for 60.
+/// A table that lost its cases would pass.
 #[test]
 fn there_are_enough_cases() {
     let tables = [
@@ -254,5 +254,5 @@ fn there_are_enough_cases() {
         stores::CASES,
     ];
     let count = dockerfiles::CASES.len() + tables.iter().map(|t| t.len()).sum::<usize>();
-    assert!(count >= 100, "{count}");
+    assert!(count >= 250, "{count}");
 }
