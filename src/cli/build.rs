@@ -178,12 +178,28 @@ impl Build<'_> {
         };
         let mut options = self.request.plan.clone();
         options.dockerfile_name.clone_from(&text.name);
-        self.warn(lint::check(&parsed));
+        let rules = match options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") {
+            Some(rules) => lint::Config::parse(rules).map_err(|error| {
+                CliError::Refused(format!("--build-arg BUILDKIT_DOCKERFILE_CHECK: {error}"))
+            })?,
+            None => match lint::config(&parsed.dockerfile) {
+                Ok(rules) => rules,
+                Err(error) => return Err(Failure::Parse(text, vec![error])),
+            },
+        };
+        let mut found = lint::apply(&rules, &parsed.dockerfile, lint::check(&parsed));
+        self.warn(found.clone());
         let graph = match plan::lower(&parsed.dockerfile, &options, &images) {
             Ok(graph) => graph,
             Err(error) => return Err(Failure::Plan(text, Box::new(error))),
         };
-        self.warn(graph.warnings.clone());
+        let planned = lint::apply(&rules, &parsed.dockerfile, graph.warnings.clone());
+        self.warn(planned.clone());
+        found.extend(planned);
+        let violation = lint::violation(&found);
+        if let Some(violation) = violation.filter(|_| self.request.call != Call::Check) {
+            return Err(CliError::Refused(violation).into());
+        }
         if self.request.call == Call::Check {
             let warnings = self.progress.warnings();
             for warning in &warnings {

@@ -486,6 +486,26 @@ fn checks_only_look() {
         "{}",
         said(&found)
     );
+    // A comment that describes nothing is no finding unless the experimental rules are asked for.
+    lab.write(
+        "said/Dockerfile",
+        "# check=skip=MaintainerDeprecated\nFROM scratch\nMAINTAINER me\n# a word\nARG X=1\n",
+    );
+    assert!(
+        lab.ok(&["build", "--check", "said"])
+            .contains("no warnings")
+    );
+    lab.write(
+        "strict/Dockerfile",
+        "# check=error=true\nFROM scratch\nMAINTAINER me\n",
+    );
+    let refused = lab.strata(&["build", "strict"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        said(&refused).contains("lint violation found for rules: MaintainerDeprecated"),
+        "{}",
+        said(&refused)
+    );
     for flag in ["--cache-from", "--cache-to"] {
         let refused = lab
             .strata(&["build", flag, "type=local,src=x", "ctx"])
