@@ -86,6 +86,9 @@ clean() {
         kill "${STOP[i]}" 2>/dev/null
         wait "${STOP[i]}" 2>/dev/null
     done
+    # What an ordinary user's podman leaves behind to hold its namespaces.
+    local pause=$RUNTIME/libpod/tmp/pause.pid
+    [ ! -r "$pause" ] || kill "$(cat "$pause")" 2>/dev/null
     # What podman, runc and docker leave mounted when they fail.
     awk -v one="$WORK/" -v two="$RUNTIME/" 'index($2, one) == 1 || index($2, two) == 1 { print $2 }' /proc/self/mounts |
         sort -r | xargs -r -n 1 umount -l

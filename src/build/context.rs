@@ -231,8 +231,11 @@ impl<'a> Contexts<'a> {
             None => self.main.as_ref(),
             Some(name) => self.named.get(name),
         };
-        let slot = slot.ok_or_else(|| BuildError::NoContext {
-            name: name.unwrap_or("context").to_owned(),
+        let slot = slot.ok_or_else(|| match name {
+            Some(name) => BuildError::NoContext {
+                name: name.to_owned(),
+            },
+            None => BuildError::NoFiles,
         })?;
         let _alone = slot.loading.lock().expect("loading does not panic");
         if let Some(tree) = slot.tree.get() {

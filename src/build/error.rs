@@ -67,6 +67,11 @@ pub enum BuildError {
         /// Its name.
         name: String,
     },
+    /// Files are asked for in a build of a Dockerfile alone.
+    #[error(
+        "there are no files to copy: the Dockerfile came without a build context; give a folder as CONTEXT and the Dockerfile with -f -"
+    )]
+    NoFiles,
     /// A context that is not a folder.
     #[error("the build context {} is not a directory", path.display())]
     NotAFolder {
