@@ -99,6 +99,16 @@ clean() {
     exit "$status"
 }
 
+# debian_mirror: the mirror that this machine's apt uses.
+debian_mirror() {
+    local mirror
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' | grep -m 1 '/debian/*$') || {
+        echo "apt knows no Debian mirror: give one with MIRROR=URL" >&2
+        return 1
+    }
+    echo "${mirror%/}"
+}
+
 # busybox_tar FILE: a root file system of Debian's static busybox, as a tar.
 busybox_tar() {
     local busybox root=$WORK/busybox applet

@@ -2,7 +2,7 @@
 # Debian as a base image, a C program compiled in it, and the result run and read by everybody else's tools:
 # podman, runc, skopeo, umoci, docker. As root or as an ordinary user (docker's daemon needs root).
 #
-#   MIRROR=$(debian_mirror)  REGISTRY_PORT=5000  examples/debian-c.sh
+#   MIRROR=URL  REGISTRY_PORT=5000  examples/debian-c.sh
 set -euo pipefail
 # shellcheck source=examples/common.sh
 . "$(dirname "$0")/common.sh"

@@ -2,7 +2,7 @@
 # A Python service with thousands of installed files: cache mount, .dockerignore, USER, HEALTHCHECK, and what a changed line
 # of source costs. As root or as an ordinary user.
 #
-#   MIRROR=$(debian_mirror)  examples/python-service.sh
+#   MIRROR=URL  examples/python-service.sh
 set -euo pipefail
 # shellcheck source=examples/common.sh
 . "$(dirname "$0")/common.sh"
