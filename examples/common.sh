@@ -8,7 +8,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 STOP=() # processes to end, last started first
 
-say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+if [ -t 1 ]; then BOLD=$'\e[1m' CYAN=$'\e[36m' PLAIN=$'\e[0m'; else BOLD='' CYAN='' PLAIN=''; fi
+
+say() { printf '\n%s== %s%s\n' "$BOLD" "$*" "$PLAIN"; }
 
 # Prints a command as one would type it, with $WORK where its long path is.
 prompt() {
@@ -20,7 +22,7 @@ prompt() {
             *) line+=" $word" ;;
         esac
     done
-    printf '\033[36m%s\033[0m\n' "$line"
+    printf '%s%s%s\n' "$CYAN" "$line" "$PLAIN"
 }
 
 # Shows a command, then runs it.

@@ -28,6 +28,5 @@ say "Build again: nothing has changed, so every step is CACHED"
 time show strata build -t app examples/quickstart
 
 say "Done: everything was in $WORK, which is gone now"
-echo "Your own images: strata build -t NAME FOLDER. strata is $(command -v strata), and keeps them in"
-unset STRATA_ROOT
-strata df --help | sed -n 's/.*\[default: \(.*\)\]$/\1/p' | head -n 1
+if [ "$(id -u)" = 0 ]; then store=/var/lib/strata; else store=${XDG_DATA_HOME:-~/.local/share}/strata; fi
+echo "Your own images: strata build -t NAME FOLDER. strata is $(command -v strata), and keeps them in $store"
