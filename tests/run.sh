@@ -55,7 +55,8 @@ step() {
     if "$@" >"$LOG" 2>&1; then
         echo "ok    $name ($((SECONDS - from)) s)"
     else
-        tail -n 400 "$LOG"
+        # What failed, where a test says so; else the end.
+        awk '/^failures:$/ { show = 1 } show; /^test result:/ { show = 0 }' "$LOG" | grep . || tail -n 400 "$LOG"
         echo "FAIL  $name: $*"
         return 1
     fi

@@ -130,19 +130,19 @@ impl<'a> Root<'a> {
         } else {
             None
         };
-        match kind {
-            Kind::Directory => mkdirat(here, name, Mode::from_raw_mode(0o755))?,
-            Kind::File => mknodat(
-                here,
-                name,
-                FileType::RegularFile,
-                Mode::from_raw_mode(0o644),
-                0,
-            )?,
-        }
-        if let Some(before) = before {
-            before.restore(here)?;
-            self.recorder.stub(names.join(&b'/'), kind);
+        let mode = |bits| Mode::from_raw_mode(bits);
+        let made = match kind {
+            Kind::Directory => mkdirat(here, name, mode(0o755)),
+            Kind::File => mknodat(here, name, FileType::RegularFile, mode(0o644), 0),
+        };
+        match (made, before) {
+            (Ok(()), Some(before)) => {
+                before.restore(here)?;
+                self.recorder.stub(names.join(&b'/'), kind);
+            }
+            // Another sandbox over the same root filesystem was faster: it is that one's to remove.
+            (Ok(()) | Err(Errno::EXIST), _) => {}
+            (Err(error), _) => return Err(error),
         }
         openat(
             here,

@@ -185,9 +185,11 @@ fn a_run_killed_with_limits() {
     let pid = running.child.id();
     running.kill();
     assert_gone(&word);
-    // The next sandbox with limits removes what is left.
-    lab.ok(&["run", "--memory", "64m", "busybox", "true"]);
-    assert_eq!(groups(pid), Vec::<String>::new(), "cgroups are left");
+    // A next sandbox with limits removes what is left, once the kernel has let go of the processes that were in it.
+    wait_for("the control groups to go", || {
+        lab.ok(&["run", "--memory", "64m", "busybox", "true"]);
+        groups(pid).is_empty().then_some(())
+    });
     lab.assert_sound();
 }
 
