@@ -37,6 +37,7 @@ mod poll;
 mod pull;
 mod run;
 mod secrets;
+mod select;
 mod snapshot;
 mod ssh;
 mod strays;

@@ -16,10 +16,11 @@ use crate::plan::graph::{Origin, RunMount, RunOp, VertexId};
 use crate::sandbox::{Bind, FileMount, Mount, SandboxError, overlay};
 use crate::store::{self, CacheMount};
 
-use super::copy::{as_changes, below_as_changes, relative};
+use super::copy::{as_changes, below_as_changes};
 use super::engine::{Engine, Outcome, make_layer_dir, open_dir};
 use super::key::{FilesHash, Key};
 use super::run::by_descriptor;
+use super::select::relative;
 use super::transfer::hash_files;
 use super::{BuildError, ssh};
 

@@ -8,13 +8,14 @@ use crate::layer::{Change, Kind, Source, Stack, Toc};
 use crate::plan::graph::{CopyOp, CopySource, Origin, VertexId, WorkdirOp};
 use crate::plan::redacted;
 
-use super::copy::{self, Content, Item, Manner, first_name};
+use super::copy::{self, Manner, first_name};
 use super::draft::Draft;
 use super::engine::{Engine, Layers, Outcome, now, open_dir};
 use super::event::{EventKind, StepId};
 use super::folder::Folder;
 use super::git::{self, GitUrl};
 use super::key::{FilesHash, Key};
+use super::select::{self, Content, Item};
 use super::tree::Tree;
 use super::{BuildError, CopyError, archive, users};
 
@@ -74,7 +75,7 @@ impl Engine<'_> {
             let part = match source {
                 CopySource::Path(path) => {
                     let tree = self.origin(&op.origin, inputs, false)?;
-                    let items = copy::select(op, source, &tree)
+                    let items = select::select(op, source, &tree)
                         .map_err(|e| self.explain_missing(e, path, &op.origin))?;
                     let unpack = if op.add && op.unpack != Some(false) {
                         Unpack::IfArchive
@@ -91,7 +92,7 @@ impl Engine<'_> {
                 CopySource::Inline { .. } => {
                     let tree = Arc::new(Tree::empty());
                     Part {
-                        items: copy::select(op, source, &tree)?,
+                        items: select::select(op, source, &tree)?,
                         tree,
                         unpack: Unpack::Never,
                         commit: None,
@@ -245,7 +246,7 @@ impl Engine<'_> {
         );
         Ok(Part {
             commit: Some(commit),
-            items: vec![copy::select_all(&tree, op)?],
+            items: vec![select::select_all(&tree, op)?],
             tree: Arc::new(tree),
             unpack: Unpack::Never,
         })

@@ -1,0 +1,274 @@
+//! The sources of COPY and ADD: which files they name.
+
+use crate::dockerfile::glob::{Pattern, has_wildcards};
+use crate::dockerfile::ignore::Ignore;
+use crate::dockerfile::nearest;
+use crate::layer::entry::parent;
+use crate::layer::{Found, Meta, Source};
+use crate::oci::Digest;
+use crate::plan::graph::{CopyOp, CopySource};
+
+use super::BuildError;
+use super::copy::{CopyError, join};
+use super::draft;
+use super::tree::Tree;
+
+/// One source, resolved.
+pub(super) struct Item {
+    /// What it is called inside a destination directory.
+    pub(super) name: Vec<u8>,
+    /// What it holds.
+    pub(super) content: Content,
+}
+
+/// What a source holds.
+pub(super) enum Content {
+    /// A file or link, or a directory and what is selected in it; paths relative to the source, which is first.
+    Files(Vec<(Vec<u8>, Found)>),
+    /// A file that is in no tree: a here-document or a download.
+    Bytes {
+        meta: Meta,
+        size_bytes: u64,
+        digest: Digest,
+        source: Source,
+    },
+}
+
+/// Finds what `op`'s paths and here-documents name; other kinds of sources are fetched by the caller.
+pub(super) fn select(
+    op: &CopyOp,
+    source: &CopySource,
+    tree: &Tree,
+) -> Result<Vec<Item>, BuildError> {
+    match source {
+        CopySource::Inline { name, content } => {
+            let meta = Meta {
+                mode: 0o644,
+                ..Meta::default()
+            };
+            let bytes: std::sync::Arc<[u8]> = content.as_bytes().into();
+            let (size_bytes, digest) = (bytes.len() as u64, Digest::of(&bytes));
+            let content = Content::Bytes {
+                meta,
+                size_bytes,
+                digest,
+                source: Source::Bytes(bytes),
+            };
+            Ok(vec![Item {
+                name: name.clone().into_bytes(),
+                content,
+            }])
+        }
+        CopySource::Path(path) if op.parents => select_parents(path, op, tree),
+        CopySource::Path(path) => {
+            let excludes = filter(&op.excludes)?;
+            let mut items = Vec::new();
+            for at in expand(path, tree)? {
+                let name = at
+                    .rsplit(|c| *c == b'/')
+                    .next()
+                    .unwrap_or_default()
+                    .to_vec();
+                let found = tree.resolve(&at)?;
+                let Some(top) = tree.lookup(&found) else {
+                    return Err(not_found(path, tree).into());
+                };
+                if !top.entry.is_dir() {
+                    if excludes.as_ref().is_some_and(|e| e.matches(&name)) {
+                        continue;
+                    }
+                    items.push(Item {
+                        name,
+                        content: Content::Files(vec![(Vec::new(), top)]),
+                    });
+                    continue;
+                }
+                let below = tree.walk(&found).into_iter();
+                let files = keep(
+                    below.map(|f| (relative(&f.entry.path, &found), f)),
+                    None,
+                    excludes.as_ref(),
+                );
+                items.push(Item {
+                    name,
+                    content: Content::Files(files),
+                });
+            }
+            Ok(items)
+        }
+        CopySource::Http { .. } | CopySource::Git { .. } => Ok(Vec::new()),
+    }
+}
+
+/// The whole of a tree, as one source.
+pub(super) fn select_all(tree: &Tree, op: &CopyOp) -> Result<Item, BuildError> {
+    let excludes = filter(&op.excludes)?;
+    let files = keep(
+        tree.walk(b"")
+            .into_iter()
+            .map(|f| (f.entry.path.clone(), f)),
+        None,
+        excludes.as_ref(),
+    );
+    Ok(Item {
+        name: Vec::new(),
+        content: Content::Files(files),
+    })
+}
+
+fn not_found(path: &str, tree: &Tree) -> CopyError {
+    let near = || {
+        let clean = draft::resolve(path.as_bytes(), &|_| None).ok()?;
+        let dir = parent(&clean)?;
+        let name = String::from_utf8(clean[dir.len()..].to_vec()).ok()?;
+        let there = tree.children(&tree.resolve(dir).ok()?);
+        let names: Vec<String> = there
+            .iter()
+            .filter_map(|f| String::from_utf8(f.entry.name().to_vec()).ok())
+            .collect();
+        let name = nearest(
+            name.trim_start_matches('/'),
+            names.iter().map(String::as_str),
+        )?;
+        Some(String::from_utf8_lossy(&join(dir, name.as_bytes())).into_owned())
+    };
+    CopyError::NotFound {
+        path: path.to_owned(),
+        nearest: near(),
+    }
+}
+
+fn select_parents(path: &str, op: &CopyOp, tree: &Tree) -> Result<Vec<Item>, BuildError> {
+    let (base, pattern) = path.split_once("/./").unwrap_or(("", path));
+    let mut items = Vec::new();
+    let excludes = filter(&op.excludes)?;
+    let clean = draft::resolve(pattern.as_bytes(), &|_| None)?;
+    let pattern = String::from_utf8_lossy(&clean).into_owned();
+    for at in expand(base, tree)? {
+        let found = tree.resolve(&at)?;
+        if tree.lookup(&found).is_none() {
+            return Err(not_found(path, tree).into());
+        }
+        let all = tree
+            .walk(&found)
+            .into_iter()
+            .map(|f| (relative(&f.entry.path, &found), f));
+        let files = if pattern.is_empty() {
+            keep(all, None, excludes.as_ref())
+        } else {
+            let include = Ignore::from_patterns(std::slice::from_ref(&pattern)).map_err(|_| {
+                CopyError::Pattern {
+                    pattern: pattern.clone(),
+                }
+            })?;
+            keep(all, Some(&include), excludes.as_ref())
+        };
+        if files.len() <= 1 && !has_wildcards(&pattern) && !pattern.is_empty() {
+            return Err(not_found(path, tree).into());
+        }
+        items.push(Item {
+            name: Vec::new(),
+            content: Content::Files(files),
+        });
+    }
+    Ok(items)
+}
+
+fn filter(patterns: &[String]) -> Result<Option<Ignore>, CopyError> {
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    Ignore::from_patterns(patterns)
+        .map(Some)
+        .map_err(|_| CopyError::Pattern {
+            pattern: patterns.join(" "),
+        })
+}
+
+// What include and exclude patterns let through, with the directories that lead there. The first entry, the source
+// itself, always stays.
+fn keep(
+    entries: impl Iterator<Item = (Vec<u8>, Found)>,
+    include: Option<&Ignore>,
+    exclude: Option<&Ignore>,
+) -> Vec<(Vec<u8>, Found)> {
+    let mut kept: Vec<(Vec<u8>, Found)> = Vec::new();
+    // Directories that are there only if something in them is; they are the ancestors of the current path.
+    let mut pending: Vec<(Vec<u8>, Found)> = Vec::new();
+    for (path, found) in entries {
+        if path.is_empty() {
+            kept.push((path, found));
+            continue;
+        }
+        while pending
+            .last()
+            .is_some_and(|(dir, _)| !(path.starts_with(dir) && path.get(dir.len()) == Some(&b'/')))
+        {
+            pending.pop();
+        }
+        let wanted =
+            include.is_none_or(|i| i.matches(&path)) && !exclude.is_some_and(|e| e.matches(&path));
+        if wanted {
+            kept.append(&mut pending);
+            kept.push((path, found));
+        } else if found.entry.is_dir() {
+            pending.push((path, found));
+        }
+    }
+    kept
+}
+
+pub(super) fn relative(path: &[u8], base: &[u8]) -> Vec<u8> {
+    let rest = path.strip_prefix(base).unwrap_or(path);
+    rest.strip_prefix(b"/").unwrap_or(rest).to_vec()
+}
+
+// The paths that a source names: itself, or what its pattern matches, each clean and without following links but in the
+// part before the first wildcard.
+fn expand(source: &str, tree: &Tree) -> Result<Vec<Vec<u8>>, CopyError> {
+    let clean = draft::resolve(source.as_bytes(), &|_| None)?;
+    let text = String::from_utf8_lossy(&clean).into_owned();
+    if !has_wildcards(&text) {
+        let plain = tree.resolve(&clean)?;
+        if tree.lookup(&plain).is_none() && text.contains('\\') {
+            return Ok(vec![unescape(&clean)]);
+        }
+        return Ok(vec![clean]);
+    }
+    let parts: Vec<&str> = text.split('/').collect();
+    let fixed = parts.iter().take_while(|p| !has_wildcards(p)).count();
+    let start = tree.resolve(parts[..fixed].join("/").as_bytes())?;
+    let mut found = vec![start];
+    for part in &parts[fixed..] {
+        let pattern = Pattern::new(part).map_err(|_| CopyError::Pattern {
+            pattern: source.to_owned(),
+        })?;
+        let mut next = Vec::new();
+        for dir in found {
+            if !tree.lookup(&dir).is_some_and(|f| f.entry.is_dir()) {
+                continue;
+            }
+            let members = tree.children(&dir).into_iter();
+            next.extend(
+                members
+                    .filter(|m| pattern.matches(m.entry.name()))
+                    .map(|m| m.entry.path),
+            );
+        }
+        found = next;
+    }
+    Ok(found)
+}
+
+fn unescape(path: &[u8]) -> Vec<u8> {
+    let mut bytes = path.iter();
+    let mut plain = Vec::new();
+    while let Some(byte) = bytes.next() {
+        plain.push(if *byte == b'\\' {
+            *bytes.next().unwrap_or(byte)
+        } else {
+            *byte
+        });
+    }
+    plain
+}
