@@ -33,7 +33,7 @@ pub(crate) struct PruneArgs {
     /// Images with names and cache mounts, too
     #[arg(short = 'a', long)]
     all: bool,
-    /// Do not ask
+    /// Do not ask; without a terminal nothing is asked
     #[arg(short = 'f', long)]
     force: bool,
     /// Only images; the build cache stays
@@ -218,7 +218,7 @@ impl PruneArgs {
         print_line(&format!("{would}: {}", human_size(report.freed_bytes)))
     }
 
-    /// Asks on a terminal; elsewhere nobody can answer, and `-f` says it.
+    /// Asks on a terminal; elsewhere nobody can answer, and a script means what it says.
     fn confirmed(&self) -> Result<bool, CliError> {
         let what = if self.all {
             "all images, the build cache and all cache mounts"
@@ -226,10 +226,7 @@ impl PruneArgs {
             "images without a name and the build cache"
         };
         if !io::stdin().is_terminal() {
-            return Err(CliError::Usage(
-                "standard input is no terminal to ask on: use --force to prune without a question"
-                    .to_owned(),
-            ));
+            return Ok(true);
         }
         // A question that cannot be shown does not keep the answer from being read.
         let _ = write!(io::stderr(), "This removes {what}. Continue? [y/N] ");

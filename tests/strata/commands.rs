@@ -211,9 +211,7 @@ fn a_store_says_what_it_costs_and_frees_it() {
     let du: f64 = du.split_whitespace().next().unwrap().parse().unwrap();
     let ratio = df["total_bytes"].as_f64().unwrap() / du;
     assert!((0.95..1.05).contains(&ratio), "df/du {ratio}");
-    let unasked = lab.strata(&["prune"]).output().unwrap();
-    assert_eq!(unasked.status.code(), Some(2), "{}", said(&unasked));
-    lab.ok(&["prune", "-f"]);
+    lab.ok(&["prune"]);
     assert_eq!(inside(&lab, &["app"]), "file\n");
     lab.ok(&["prune", "-af"]);
     assert_eq!(json(&lab.images()), Value::Array(Vec::new()));
