@@ -8,15 +8,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::layer::{
-    Change, Compression, Devices, DiffOptions, Materialise, Ownership, PackOptions, Root, Stack,
-    Toc, TreeOptions, Whiteouts,
-};
-use crate::oci::{ChainId, Descriptor, DiffId, Digest};
+use crate::layer::{Stack, Toc};
+use crate::oci::{ChainId, DiffId, Digest};
 use crate::plan::graph::{CopyOp, Op, Origin, RunMount, RunOp, Vertex, VertexId, WorkdirOp};
-use crate::store::{KeyLock, Record, Store, Work};
+use crate::store::{Store, Work};
 
 use super::assemble::Built;
+use super::commit::{Made, PendingRecord};
 use super::context::Contexts;
 use super::event::{EventKind, Events, StepId};
 use super::key::Key;
@@ -25,7 +23,7 @@ use super::snapshot::{Committed, Snapshot};
 use super::transfer::Prepared;
 use super::tree::Tree;
 use super::turns::Turns;
-use super::{BuildError, Fetch, Request, strays};
+use super::{BuildError, Fetch, Request};
 
 /// How many layers are packed at once in the background. Each takes some 16 MiB for its buffers and keeps all cores busy alone;
 /// the second one works where the first waits for the disk.
@@ -44,13 +42,13 @@ pub(super) struct Engine<'a> {
     pub(super) contexts: Contexts<'a>,
     pub(super) fetch: &'a dyn Fetch,
     pub(super) pulls: Pulls,
-    packing: Turns,
+    pub(super) packing: Turns,
     /// Layers whose directories hold more than they do: published when no step stands on them any more.
-    late: Mutex<Vec<(PathBuf, Arc<Toc>, DiffId)>>,
+    pub(super) late: Mutex<Vec<(PathBuf, Arc<Toc>, DiffId)>>,
     /// Set when a step failed: nothing new begins.
     failed: AtomicBool,
     /// Vertices whose layer's files somebody will read.
-    needs_files: BTreeSet<VertexId>,
+    pub(super) needs_files: BTreeSet<VertexId>,
 }
 
 /// What a vertex came to.
@@ -58,14 +56,6 @@ pub(super) struct Engine<'a> {
 pub(super) struct Outcome {
     pub(super) layers: Layers,
     pub(super) key: Digest,
-}
-
-/// What to do about a vertex that was not in the cache.
-pub(super) enum Made {
-    /// Files are in a directory; what changed is to be found in it.
-    Upper { dir: PathBuf },
-    /// The layer's entries are known.
-    Changes(Vec<Change>),
 }
 
 /// A vertex that makes a layer.
@@ -168,15 +158,6 @@ impl<'a> Engine<'a> {
             failed,
             needs_files,
         })
-    }
-
-    fn publish_late(&self) -> Result<(), BuildError> {
-        let mut late = self.late.lock().expect("no holder of this lock panics");
-        for (dir, toc, diff_id) in late.drain(..) {
-            strays::remove(&strays::find(&dir, &toc)?)?;
-            self.store.publish_layer(&dir, toc, &diff_id)?;
-        }
-        Ok(())
     }
 
     /// Runs the graph and puts the result together.
@@ -437,187 +418,6 @@ impl<'a> Engine<'a> {
         Ok(Some(Snapshot::committed(committed)))
     }
 
-    // Packs what a step made. Files that later steps need are there when this returns; the rest goes on in the background.
-    fn commit<'scope, 'env>(
-        &'env self,
-        scope: &'scope Scope<'scope, 'env>,
-        id: VertexId,
-        made: Made,
-        below: &Layers,
-        record: PendingRecord,
-    ) -> Result<Arc<Snapshot>, BuildError> {
-        let created = now();
-        let below = below.clone();
-        match made {
-            Made::Upper { dir } => {
-                let upper = Arc::new(open_dir(&dir)?);
-                let snapshot = Snapshot::active(Some(upper.clone()));
-                let shared = snapshot.clone();
-                scope.spawn(move || {
-                    shared.commit(|| {
-                        let lower = self.stack(&below)?;
-                        let options = DiffOptions {
-                            ownership: self.ownership(),
-                            ..DiffOptions::default()
-                        };
-                        let changes = crate::layer::diff(&upper, &lower, &options)?;
-                        let packed = self.pack(changes, None)?;
-                        self.publish(packed, Some(dir), &below, created, record, &shared)
-                    });
-                });
-                Ok(snapshot)
-            }
-            Made::Changes(changes) if self.needs_files.contains(&id) => {
-                let dir = self.work.directory("layer")?.join("fs");
-                make_layer_dir(&dir)?;
-                let packed = self.pack(changes, Some(&dir))?;
-                let snapshot = Snapshot::active(Some(Arc::new(open_dir(&dir)?)));
-                snapshot
-                    .commit(|| self.publish(packed, Some(dir), &below, created, record, &snapshot));
-                snapshot.wait()?;
-                Ok(snapshot)
-            }
-            Made::Changes(changes) => {
-                let snapshot = Snapshot::active(None);
-                let toc = Toc::from_entries(changes.iter().map(|c| c.entry.clone()).collect());
-                snapshot.set_toc(Arc::new(toc));
-                let shared = snapshot.clone();
-                scope.spawn(move || {
-                    shared.commit(|| {
-                        let packed = self.pack(changes, None)?;
-                        self.publish(packed, None, &below, created, record, &shared)
-                    });
-                });
-                Ok(snapshot)
-            }
-        }
-    }
-
-    fn pack(
-        &self,
-        changes: Vec<Change>,
-        materialise: Option<&std::path::Path>,
-    ) -> Result<(crate::layer::Packed, crate::store::Prehashed), BuildError> {
-        // A step that waits for its files goes first; packing waits for nobody, so every turn ends.
-        let _turn = materialise.is_none().then(|| self.packing.take());
-        let mut ingest = self.store.ingest_prehashed()?;
-        let options = PackOptions {
-            compression: self.request.image.compression,
-            ..PackOptions::default()
-        };
-        let target = materialise.map(|dir| self.target(dir)).transpose()?;
-        let out = WhileWanted {
-            inner: &mut ingest,
-            cancel: self.cancel,
-        };
-        let packed = crate::layer::pack(changes, out, &options, target.as_ref());
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(BuildError::Canceled);
-        }
-        Ok((packed?, ingest))
-    }
-
-    /// Writes changes as files below `dir`, an overlay lower directory.
-    pub(super) fn materialise(
-        &self,
-        changes: Vec<Change>,
-        dir: &std::path::Path,
-    ) -> Result<(), BuildError> {
-        let options = PackOptions {
-            compression: Compression::None,
-            ..PackOptions::default()
-        };
-        crate::layer::pack(changes, std::io::sink(), &options, Some(&self.target(dir)?))?;
-        Ok(())
-    }
-
-    fn target(&self, dir: &std::path::Path) -> Result<Materialise, BuildError> {
-        let privilege = &self.request.privilege;
-        let tree = TreeOptions {
-            ownership: self.ownership(),
-            whiteouts: if privilege.userxattr() {
-                Whiteouts::OverlayUser
-            } else {
-                Whiteouts::OverlayTrusted
-            },
-            devices: if privilege.can_mknod() {
-                Devices::Create
-            } else {
-                Devices::Skip
-            },
-        };
-        let root = Root::open(dir).map_err(|source| BuildError::Host {
-            action: "open",
-            path: dir.to_owned(),
-            source,
-        })?;
-        Ok(Materialise { root, tree })
-    }
-
-    fn ownership(&self) -> Ownership {
-        if self.request.privilege.can_chown() {
-            Ownership::Real
-        } else {
-            Ownership::Xattr
-        }
-    }
-
-    fn publish(
-        &self,
-        (packed, ingest): (crate::layer::Packed, crate::store::Prehashed),
-        fs: Option<PathBuf>,
-        below: &Layers,
-        created: i64,
-        record: PendingRecord,
-        snapshot: &Snapshot,
-    ) -> Result<Committed, BuildError> {
-        let blob = Descriptor::new(packed.media_type.clone(), packed.digest, packed.size_bytes);
-        ingest.commit_as(packed.digest, packed.size_bytes)?;
-        let diff_id = packed.diff_id;
-        let toc = Arc::new(packed.toc);
-        match fs {
-            Some(dir) if !strays::find(&dir, &toc)?.is_empty() => {
-                self.store.put_toc(&diff_id, toc.clone())?;
-                let mut late = self.late.lock().expect("no holder of this lock panics");
-                late.push((dir, toc.clone(), diff_id));
-            }
-            Some(dir) => {
-                // If the layer was there already, a running step may still stand on ours: it stays until the build's end.
-                self.store.publish_layer(&dir, toc.clone(), &diff_id)?;
-            }
-            None => self.store.put_toc(&diff_id, toc.clone())?,
-        }
-        snapshot.set_toc(toc);
-        self.store.add_blob_of(&diff_id, &blob)?;
-        let below = chain(below)?;
-        let chain = below.map_or(ChainId(diff_id.0), |b| b.push(diff_id));
-        let PendingRecord {
-            key,
-            labels,
-            linked,
-            step,
-            lock,
-        } = record;
-        self.store.cache_put(&Record {
-            key,
-            diff_id,
-            below: if linked { None } else { below },
-            blob: Some(blob.clone()),
-            created,
-            inputs: labels,
-            step,
-        })?;
-        drop(lock);
-        Ok(Committed {
-            diff_id,
-            chain,
-            below,
-            blob,
-            created,
-            image: None,
-        })
-    }
-
     /// The tables of contents of a stack; layers that have none yet are waited for or unpacked.
     pub(super) fn stack(&self, layers: &Layers) -> Result<Stack, BuildError> {
         let mut stack = Stack::new(Vec::new());
@@ -679,35 +479,6 @@ impl<'a> Engine<'a> {
     pub(super) fn vertex_of(&self, id: VertexId) -> &'a Vertex {
         self.request.graph.vertex(id)
     }
-}
-
-/// A blob being written until the user ends the build. The failure of another step is no reason: what a step made is good
-/// for the next build.
-struct WhileWanted<'a, W> {
-    inner: W,
-    cancel: &'a AtomicBool,
-}
-
-impl<W: std::io::Write> std::io::Write for WhileWanted<'_, W> {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(std::io::Error::other("build canceled"));
-        }
-        self.inner.write(data)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-/// A record whose layer is still being packed. The lock is held until the record is there.
-struct PendingRecord {
-    key: Digest,
-    labels: Vec<(String, String)>,
-    linked: bool,
-    step: String,
-    lock: Option<KeyLock>,
 }
 
 fn image_outcome(image: &Arc<crate::plan::ResolvedImage>) -> Outcome {

@@ -21,6 +21,7 @@
 
 mod archive;
 mod assemble;
+mod commit;
 mod context;
 mod copy;
 mod draft;

@@ -16,7 +16,8 @@ use crate::layer::Kind;
 use crate::plan::graph::{RunOp, Vertex, VertexId};
 use crate::sandbox::{self, Limits, Spec, Status, Stdio, overlay};
 
-use super::engine::{Engine, Layers, Made, Outcome, make_layer_dir, open_dir};
+use super::commit::Made;
+use super::engine::{Engine, Layers, Outcome, make_layer_dir, open_dir};
 use super::event::{EventKind, StepId};
 use super::key::Key;
 use super::mounts::Mounted;

@@ -1,0 +1,248 @@
+//! The commit of a step: what it made becomes a layer of the store, in the background while the next step runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Scope;
+
+use crate::layer::{
+    Change, Compression, Devices, DiffOptions, Materialise, Ownership, PackOptions, Root, Toc,
+    TreeOptions, Whiteouts,
+};
+use crate::oci::{ChainId, Descriptor, Digest};
+use crate::plan::graph::VertexId;
+use crate::store::{KeyLock, Record};
+
+use super::engine::{Engine, Layers, chain, make_layer_dir, now, open_dir};
+use super::snapshot::{Committed, Snapshot};
+use super::{BuildError, strays};
+
+/// What to do about a vertex that was not in the cache.
+pub(super) enum Made {
+    /// Files are in a directory; what changed is to be found in it.
+    Upper { dir: PathBuf },
+    /// The layer's entries are known.
+    Changes(Vec<Change>),
+}
+
+impl Engine<'_> {
+    /// Publishes what steps stood on when it was committed.
+    pub(super) fn publish_late(&self) -> Result<(), BuildError> {
+        let mut late = self.late.lock().expect("no holder of this lock panics");
+        for (dir, toc, diff_id) in late.drain(..) {
+            strays::remove(&strays::find(&dir, &toc)?)?;
+            self.store.publish_layer(&dir, toc, &diff_id)?;
+        }
+        Ok(())
+    }
+
+    /// Packs what a step made. Files that later steps need are there when this returns; the rest goes on in the background.
+    pub(super) fn commit<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        id: VertexId,
+        made: Made,
+        below: &Layers,
+        record: PendingRecord,
+    ) -> Result<Arc<Snapshot>, BuildError> {
+        let created = now();
+        let below = below.clone();
+        match made {
+            Made::Upper { dir } => {
+                let upper = Arc::new(open_dir(&dir)?);
+                let snapshot = Snapshot::active(Some(upper.clone()));
+                let shared = snapshot.clone();
+                scope.spawn(move || {
+                    shared.commit(|| {
+                        let lower = self.stack(&below)?;
+                        let options = DiffOptions {
+                            ownership: self.ownership(),
+                            ..DiffOptions::default()
+                        };
+                        let changes = crate::layer::diff(&upper, &lower, &options)?;
+                        let packed = self.pack(changes, None)?;
+                        self.publish(packed, Some(dir), &below, created, record, &shared)
+                    });
+                });
+                Ok(snapshot)
+            }
+            Made::Changes(changes) if self.needs_files.contains(&id) => {
+                let dir = self.work.directory("layer")?.join("fs");
+                make_layer_dir(&dir)?;
+                let packed = self.pack(changes, Some(&dir))?;
+                let snapshot = Snapshot::active(Some(Arc::new(open_dir(&dir)?)));
+                snapshot
+                    .commit(|| self.publish(packed, Some(dir), &below, created, record, &snapshot));
+                snapshot.wait()?;
+                Ok(snapshot)
+            }
+            Made::Changes(changes) => {
+                let snapshot = Snapshot::active(None);
+                let toc = Toc::from_entries(changes.iter().map(|c| c.entry.clone()).collect());
+                snapshot.set_toc(Arc::new(toc));
+                let shared = snapshot.clone();
+                scope.spawn(move || {
+                    shared.commit(|| {
+                        let packed = self.pack(changes, None)?;
+                        self.publish(packed, None, &below, created, record, &shared)
+                    });
+                });
+                Ok(snapshot)
+            }
+        }
+    }
+
+    fn pack(
+        &self,
+        changes: Vec<Change>,
+        materialise: Option<&std::path::Path>,
+    ) -> Result<(crate::layer::Packed, crate::store::Prehashed), BuildError> {
+        // A step that waits for its files goes first; packing waits for nobody, so every turn ends.
+        let _turn = materialise.is_none().then(|| self.packing.take());
+        let mut ingest = self.store.ingest_prehashed()?;
+        let options = PackOptions {
+            compression: self.request.image.compression,
+            ..PackOptions::default()
+        };
+        let target = materialise.map(|dir| self.target(dir)).transpose()?;
+        let out = WhileWanted {
+            inner: &mut ingest,
+            cancel: self.cancel,
+        };
+        let packed = crate::layer::pack(changes, out, &options, target.as_ref());
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(BuildError::Canceled);
+        }
+        Ok((packed?, ingest))
+    }
+
+    /// Writes changes as files below `dir`, an overlay lower directory.
+    pub(super) fn materialise(
+        &self,
+        changes: Vec<Change>,
+        dir: &std::path::Path,
+    ) -> Result<(), BuildError> {
+        let options = PackOptions {
+            compression: Compression::None,
+            ..PackOptions::default()
+        };
+        crate::layer::pack(changes, std::io::sink(), &options, Some(&self.target(dir)?))?;
+        Ok(())
+    }
+
+    fn target(&self, dir: &std::path::Path) -> Result<Materialise, BuildError> {
+        let privilege = &self.request.privilege;
+        let tree = TreeOptions {
+            ownership: self.ownership(),
+            whiteouts: if privilege.userxattr() {
+                Whiteouts::OverlayUser
+            } else {
+                Whiteouts::OverlayTrusted
+            },
+            devices: if privilege.can_mknod() {
+                Devices::Create
+            } else {
+                Devices::Skip
+            },
+        };
+        let root = Root::open(dir).map_err(|source| BuildError::Host {
+            action: "open",
+            path: dir.to_owned(),
+            source,
+        })?;
+        Ok(Materialise { root, tree })
+    }
+
+    fn ownership(&self) -> Ownership {
+        if self.request.privilege.can_chown() {
+            Ownership::Real
+        } else {
+            Ownership::Xattr
+        }
+    }
+
+    fn publish(
+        &self,
+        (packed, ingest): (crate::layer::Packed, crate::store::Prehashed),
+        fs: Option<PathBuf>,
+        below: &Layers,
+        created: i64,
+        record: PendingRecord,
+        snapshot: &Snapshot,
+    ) -> Result<Committed, BuildError> {
+        let blob = Descriptor::new(packed.media_type.clone(), packed.digest, packed.size_bytes);
+        ingest.commit_as(packed.digest, packed.size_bytes)?;
+        let diff_id = packed.diff_id;
+        let toc = Arc::new(packed.toc);
+        match fs {
+            Some(dir) if !strays::find(&dir, &toc)?.is_empty() => {
+                self.store.put_toc(&diff_id, toc.clone())?;
+                let mut late = self.late.lock().expect("no holder of this lock panics");
+                late.push((dir, toc.clone(), diff_id));
+            }
+            Some(dir) => {
+                // If the layer was there already, a running step may still stand on ours: it stays until the build's end.
+                self.store.publish_layer(&dir, toc.clone(), &diff_id)?;
+            }
+            None => self.store.put_toc(&diff_id, toc.clone())?,
+        }
+        snapshot.set_toc(toc);
+        self.store.add_blob_of(&diff_id, &blob)?;
+        let below = chain(below)?;
+        let chain = below.map_or(ChainId(diff_id.0), |b| b.push(diff_id));
+        let PendingRecord {
+            key,
+            labels,
+            linked,
+            step,
+            lock,
+        } = record;
+        self.store.cache_put(&Record {
+            key,
+            diff_id,
+            below: if linked { None } else { below },
+            blob: Some(blob.clone()),
+            created,
+            inputs: labels,
+            step,
+        })?;
+        drop(lock);
+        Ok(Committed {
+            diff_id,
+            chain,
+            below,
+            blob,
+            created,
+            image: None,
+        })
+    }
+}
+
+/// A blob being written until the user ends the build. The failure of another step is no reason: what a step made is good
+/// for the next build.
+struct WhileWanted<'a, W> {
+    inner: W,
+    cancel: &'a AtomicBool,
+}
+
+impl<W: std::io::Write> std::io::Write for WhileWanted<'_, W> {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("build canceled"));
+        }
+        self.inner.write(data)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// A record whose layer is still being packed. The lock is held until the record is there.
+pub(super) struct PendingRecord {
+    pub(super) key: Digest,
+    pub(super) labels: Vec<(String, String)>,
+    pub(super) linked: bool,
+    pub(super) step: String,
+    pub(super) lock: Option<KeyLock>,
+}
