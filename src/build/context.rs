@@ -158,6 +158,11 @@ impl Context {
         &self.folder
     }
 
+    /// What it hides.
+    pub fn ignore(&self) -> Option<&Ignore> {
+        self.ignore.as_ref().map(|(ignore, _)| ignore)
+    }
+
     /// Hides what `ignore` excludes; `name` is how messages call the file it was read from.
     pub fn set_ignore(&mut self, ignore: Ignore, name: &str) {
         self.ignore = Some((ignore, name.to_owned()));

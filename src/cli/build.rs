@@ -8,13 +8,14 @@ use strata::build::{
     self, BuildError, Built, Context, ContextSource as EngineSource, EventKind, Events as _,
     Request, SecretSource, Secrets, SshAgents,
 };
-use strata::dockerfile::{self, Diagnostic, diagnostic, lint};
+use strata::dockerfile::{self, Diagnostic, Severity, Span, diagnostic, lint};
 use strata::plan::{self, Graph, NamedContext, Op, Origin, PlanError};
 use strata::store::Store;
 
-use super::build_args::{BuildRequest, Call};
+use super::build_args::BuildRequest;
 use super::build_output::{self, image_options};
 use super::build_values::{ContextSource, DockerfileSource, SecretFrom, Ssh};
+use super::calls::{self, Broken, Call, Source};
 use super::dockerfile::{self as text, Base, Text};
 use super::error::{CliError, Doing as _};
 use super::failure;
@@ -47,6 +48,8 @@ struct Inputs {
 enum Failure {
     /// The Dockerfile cannot be read.
     Parse(Text, Vec<Diagnostic>),
+    /// Rules that its author made binding are broken.
+    Lint(Text, Vec<Diagnostic>, String),
     /// It cannot be planned.
     Plan(Text, Box<PlanError>),
     /// It cannot be built.
@@ -79,7 +82,7 @@ pub(crate) fn run(request: &BuildRequest, session: &Session) -> Result<(), CliEr
     match result {
         Ok(done) => {
             build.show_warnings(&done.text);
-            done.report(request)
+            done.report(&build)
         }
         Err(failure) => Err(build.explain(failure)),
     }
@@ -94,20 +97,21 @@ struct Done {
 enum Report {
     /// Images were made.
     Built(Box<Built>),
-    /// `--check` found so many mistakes.
-    Checked(usize),
+    /// What was called said what it had to say, or found mistakes.
+    Called {
+        /// The exit code.
+        code: u8,
+    },
 }
 
 impl Done {
-    fn report(&self, request: &BuildRequest) -> Result<(), CliError> {
+    fn report(&self, build: &Build<'_>) -> Result<(), CliError> {
         match &self.report {
-            Report::Built(built) => build_output::report(request, built),
-            Report::Checked(0) => print("Check complete, no warnings found.\n"),
-            Report::Checked(count) => {
-                let s = if *count == 1 { " has" } else { "s have" };
-                print(format!("Check complete, {count} warning{s} been found!\n"))?;
-                Err(CliError::Exit(super::error::exit::FAILED))
+            Report::Built(built) => {
+                build_output::report(build.request, built, &build.progress.warnings_json())
             }
+            Report::Called { code: 0 } => Ok(()),
+            Report::Called { code } => Err(CliError::Exit(*code)),
         }
     }
 }
@@ -172,12 +176,23 @@ impl Build<'_> {
             self.inputs()
         })?;
         let Inputs { text, context } = inputs;
+        self.progress.set_source(&text.name, &text.text);
+        let call = self.request.call.method;
+        if call == Call::Describe {
+            return self.called(text, &calls::describe(self.request.call.json), true);
+        }
         let parsed = match dockerfile::parse(&text.text) {
             Ok(parsed) => parsed,
+            Err(errors) if call == Call::Check => return self.unparsed(text, &errors),
             Err(errors) => return Err(Failure::Parse(text, errors)),
         };
+        if call == Call::Targets {
+            let shown = calls::targets(source(&text), &parsed.dockerfile, self.request.call.json);
+            return self.called(text, &shown, true);
+        }
         let mut options = self.request.plan.clone();
         options.dockerfile_name.clone_from(&text.name);
+        options.ignore = context.as_ref().and_then(Context::ignore).cloned();
         let rules = match options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") {
             Some(rules) => lint::Config::parse(rules).map_err(|error| {
                 CliError::Refused(format!("--build-arg BUILDKIT_DOCKERFILE_CHECK: {error}"))
@@ -189,29 +204,44 @@ impl Build<'_> {
         };
         let mut found = lint::apply(&rules, &parsed.dockerfile, lint::check(&parsed));
         self.warn(found.clone());
-        let graph = match plan::lower(&parsed.dockerfile, &options, &images) {
+        let mut noted = Vec::new();
+        let planned = plan::lower_noting(&parsed.dockerfile, &options, &images, &mut noted);
+        if let Ok(graph) = &planned {
+            noted.clone_from(&graph.warnings);
+        }
+        let noted = lint::apply(&rules, &parsed.dockerfile, noted);
+        self.warn(noted.clone());
+        found.extend(noted);
+        let violation = lint::violation(&found);
+        if call == Call::Check {
+            let broken = match (&planned, violation) {
+                (Err(error), _) => Some(broken(error)),
+                (Ok(_), Some(message)) => Some(Broken {
+                    message,
+                    span: first_error(&found),
+                    hint: None,
+                }),
+                (Ok(_), None) => None,
+            };
+            let found = self.progress.warnings();
+            let shown = calls::check(
+                source(&text),
+                &found,
+                broken.as_ref(),
+                self.request.call.json,
+            );
+            return self.called(text, &shown, found.is_empty() && broken.is_none());
+        }
+        let graph = match planned {
             Ok(graph) => graph,
             Err(error) => return Err(Failure::Plan(text, Box::new(error))),
         };
-        let planned = lint::apply(&rules, &parsed.dockerfile, graph.warnings.clone());
-        self.warn(planned.clone());
-        found.extend(planned);
-        let violation = lint::violation(&found);
-        if let Some(violation) = violation.filter(|_| self.request.call != Call::Check) {
-            return Err(CliError::Refused(violation).into());
+        if let Some(violation) = violation {
+            return Err(Failure::Lint(text, found, violation));
         }
-        if self.request.call == Call::Check {
-            let warnings = self.progress.warnings();
-            for warning in &warnings {
-                print(format!(
-                    "WARNING: {}\n\n",
-                    diagnostic::render(warning, &text.name, &text.text)
-                ))?;
-            }
-            return Ok(Done {
-                text,
-                report: Report::Checked(warnings.len()),
-            });
+        if call == Call::Outline {
+            let shown = calls::outline(source(&text), &graph.outline, self.request.call.json);
+            return self.called(text, &shown, true);
         }
         let contexts = match self.named_contexts(&graph) {
             Ok(contexts) => contexts,
@@ -254,6 +284,31 @@ impl Build<'_> {
             }),
             None => Err(CliError::Usage("nothing to build: no output".to_owned()).into()),
         }
+    }
+
+    /// Prints what was called for.
+    fn called(&self, text: Text, shown: &str, good: bool) -> Result<Done, Failure> {
+        print(shown)?;
+        let code = match good || self.request.call.ignore_status {
+            true => super::error::exit::OK,
+            false => super::error::exit::FAILED,
+        };
+        Ok(Done {
+            text,
+            report: Report::Called { code },
+        })
+    }
+
+    /// A check of a file that cannot be read to its end.
+    fn unparsed(&self, text: Text, errors: &[Diagnostic]) -> Result<Done, Failure> {
+        let failure = ParseFailure::new(&text, errors);
+        let broken = Broken {
+            message: failure.to_string(),
+            span: errors.first().map(|e| e.span),
+            hint: errors.first().and_then(|e| e.hint.clone()),
+        };
+        let shown = calls::check(source(&text), &[], Some(&broken), self.request.call.json);
+        self.called(text, &shown, false)
     }
 
     fn engine_failure(&self, text: Text, error: BuildError) -> Failure {
@@ -414,7 +469,7 @@ impl Build<'_> {
             self.request.progress,
             ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain
         );
-        if warnings.is_empty() || !shown || self.request.call == Call::Check {
+        if warnings.is_empty() || !shown || self.request.call.method != Call::Build {
             return;
         }
         let s = if warnings.len() == 1 { "" } else { "s" };
@@ -440,20 +495,29 @@ impl Build<'_> {
                 }
                 CliError::Build(Box::new(ParseFailure::new(&text, &errors)))
             }
+            Failure::Lint(text, found, violation) => {
+                let errors = found.iter().filter(|d| d.severity == Severity::Error);
+                for error in errors {
+                    note(&diagnostic::render(error, &text.name, &text.text));
+                }
+                CliError::Build(Box::new(Violation(violation)))
+            }
             Failure::Plan(text, error) => {
+                self.show_warnings(&text);
                 if let Some(found) = error.diagnostic() {
                     note(&diagnostic::render(&found, &text.name, &text.text));
                 }
                 CliError::Build(error)
             }
             Failure::Engine(text, error) => {
+                self.show_warnings(&text);
                 if let Some(failed) = self.progress.failed().filter(|f| !f.tail.is_empty())
                     && !quiet
                 {
                     note(String::from_utf8_lossy(&failure::log_tail(&failed)).trim_end());
                 }
                 if let Some(BuildError::Step { lines, .. }) = error.step() {
-                    let excerpt = failure::excerpt(&text.name, &text.text, lines);
+                    let excerpt = failure::excerpt(&text.name, &text.text, lines, None);
                     if !excerpt.is_empty() && !quiet {
                         note(excerpt.trim_end());
                     }
@@ -519,6 +583,38 @@ impl ParseFailure {
         ParseFailure { line, message }
     }
 }
+
+fn source(text: &Text) -> Source<'_> {
+    Source {
+        name: &text.name,
+        text: &text.text,
+    }
+}
+
+fn first_error(found: &[Diagnostic]) -> Option<Span> {
+    let errors = found.iter().filter(|d| d.severity == Severity::Error);
+    errors.map(|d| d.span).min_by_key(|span| span.start)
+}
+
+fn broken(error: &PlanError) -> Broken {
+    match error.diagnostic() {
+        Some(found) => Broken {
+            message: found.message,
+            span: Some(found.span),
+            hint: found.hint,
+        },
+        None => Broken {
+            message: dockerfile::with_causes(error),
+            span: None,
+            hint: error.hint(),
+        },
+    }
+}
+
+/// Findings that end the build.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to solve: {0}")]
+struct Violation(String);
 
 /// A build that failed, in the words scripts look for.
 #[derive(Debug, thiserror::Error)]

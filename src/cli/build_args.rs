@@ -11,6 +11,7 @@ use strata::plan::Options;
 use super::build_values::{
     self as parse, Annotation, ContextSource, DockerfileSource, Secret, Ssh,
 };
+use super::calls::{self, Call, CallSpec};
 use super::output_spec::{OutputSpec, output};
 use super::progress::ProgressMode;
 use super::values::{FlagError, boolean, bytes, pair, platforms, reference};
@@ -125,13 +126,8 @@ pub(crate) struct BuildArgs {
     /// Only look for mistakes in the Dockerfile: --call check
     #[arg(long)]
     check: bool,
-    /// What to do instead of a build
-    #[arg(
-        long,
-        value_name = "METHOD",
-        value_parser = ["build", "check", "lint"],
-        default_value = "build"
-    )]
+    /// What to do instead of a build: check, outline, targets, subrequests.describe
+    #[arg(long, value_name = "METHOD[,format=json]", default_value = "build")]
     call: String,
     /// How many steps run at once [default: one for each CPU]
     #[arg(long, value_name = "N")]
@@ -156,20 +152,11 @@ pub(crate) struct BuildArgs {
     builder: Option<String>,
 }
 
-/// What to do with a Dockerfile.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Call {
-    /// Build it.
-    Build,
-    /// Look for mistakes.
-    Check,
-}
-
 /// `build` as it was asked for, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct BuildRequest {
     /// What to do.
-    pub(crate) call: Call,
+    pub(crate) call: CallSpec,
     /// The context.
     pub(crate) context: ContextSource,
     /// The Dockerfile.
@@ -228,6 +215,10 @@ impl BuildArgs {
             .filter(|v| !v.is_empty())
             .map(|v| epoch(v))
             .transpose()?;
+        let mut call = calls::call(&self.call)?;
+        if self.check {
+            call.method = Call::Check;
+        }
         let context = parse::context(&self.context, |p| (world.is_file)(Path::new(p)));
         let dockerfile = match self.file.as_deref() {
             None => DockerfileSource::Default,
@@ -264,13 +255,11 @@ impl BuildArgs {
                 .map(|s| bytes("--shm-size", s))
                 .transpose()?,
             entitlements: each(&self.allow, entitlement)?,
+            all_stages: call.method == Call::Check,
+            ignore: None,
         };
         Ok(BuildRequest {
-            call: if self.check || self.call != "build" {
-                Call::Check
-            } else {
-                Call::Build
-            },
+            call,
             context,
             dockerfile,
             tags: each(&self.tags, |t| reference("--tag", t))?,

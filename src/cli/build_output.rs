@@ -297,7 +297,11 @@ fn image_id(built: &Built) -> String {
 }
 
 /// Writes `--iidfile` and `--metadata-file`, and with `-q` the image ID.
-pub(super) fn report(request: &BuildRequest, built: &Built) -> Result<(), CliError> {
+pub(super) fn report(
+    request: &BuildRequest,
+    built: &Built,
+    warnings: &[serde_json::Value],
+) -> Result<(), CliError> {
     let id = image_id(built);
     let write = |path: &std::path::Path, text: &[u8]| -> io::Result<()> { fs::write(path, text) };
     if let Some(path) = &request.iidfile {
@@ -305,7 +309,8 @@ pub(super) fn report(request: &BuildRequest, built: &Built) -> Result<(), CliErr
     }
     if let Some(path) = &request.metadata_file {
         let doing = || format!("write {}", path.display());
-        let mut text = serde_json::to_vec_pretty(&metadata(request, built)).doing(doing)?;
+        let mut text =
+            serde_json::to_vec_pretty(&metadata(request, built, warnings)).doing(doing)?;
         text.push(b'\n');
         write(path, &text).doing(doing)?;
     }
@@ -318,7 +323,11 @@ pub(super) fn report(request: &BuildRequest, built: &Built) -> Result<(), CliErr
 }
 
 /// buildx's keys.
-fn metadata(request: &BuildRequest, built: &Built) -> serde_json::Value {
+fn metadata(
+    request: &BuildRequest,
+    built: &Built,
+    warnings: &[serde_json::Value],
+) -> serde_json::Value {
     let mut value = json!({
         "containerimage.descriptor": built.root,
         "containerimage.digest": built.root.digest,
@@ -341,6 +350,9 @@ fn metadata(request: &BuildRequest, built: &Built) -> serde_json::Value {
     }
     if !all.is_empty() {
         value["image.name"] = json!(all.join(","));
+    }
+    if !warnings.is_empty() {
+        value["buildx.build.warnings"] = json!(warnings);
     }
     value
 }

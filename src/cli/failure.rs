@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
+use strata::dockerfile::{Span, position};
+
 use super::progress::steps::FailedStep;
 
 /// How many lines are shown before and after the failing ones.
@@ -20,14 +22,26 @@ pub(crate) fn log_tail(failed: &FailedStep) -> Vec<u8> {
     out
 }
 
-/// The lines `lines` (from 1, end exclusive) of a Dockerfile with some around them, `>>>` marking them; empty if there are none.
-pub(crate) fn excerpt(name: &str, source: &str, lines: &Range<u32>) -> String {
+/// The lines of a place, marked.
+pub(crate) fn marked(name: &str, source: &str, span: Span) -> String {
+    let (first, last) = (position(source, span.start).0, position(source, span.end).0);
+    excerpt(name, source, &(first..last.saturating_add(1)), Some(span))
+}
+
+/// The lines `lines` (from 1, end exclusive) of a Dockerfile with some around them, `>>>` marking them, and `^^^` below the
+/// place among them that is to blame, if it is known; empty if there are no lines.
+pub(crate) fn excerpt(name: &str, source: &str, lines: &Range<u32>, place: Option<Span>) -> String {
     if lines.is_empty() {
         return String::new();
     }
+    let place = place.map(|span| (position(source, span.start), position(source, span.end)));
+    let at = match place {
+        Some(((line, column), _)) => format!("{line}:{column}"),
+        None => lines.start.to_string(),
+    };
     let first = lines.start.saturating_sub(AROUND).max(1);
     let end = lines.end.saturating_add(AROUND);
-    let mut out = format!("{name}:{}\n--------------------\n", lines.start);
+    let mut out = format!("{name}:{at}\n--------------------\n");
     for (number, text) in (1u32..).zip(source.lines()) {
         if number < first || number >= end {
             continue;
@@ -39,6 +53,24 @@ pub(crate) fn excerpt(name: &str, source: &str, lines: &Range<u32>) -> String {
         };
         // A String takes any text.
         let _ = writeln!(out, "{}", format!("{number:>4} | {mark} {text}").trim_end());
+        if let Some(((line, column), (end_line, end_column))) = place
+            && line == number
+        {
+            let width = text.trim_start_matches('\u{feff}').chars().count() + 1;
+            let start = column as usize;
+            let end = match end_line > line {
+                true => width,
+                false => (end_column as usize).min(width),
+            };
+            // Tabs stay tabs, so that the marker stands below what it marks whatever their width.
+            let indent: String = text
+                .chars()
+                .take(start - 1)
+                .map(|c| if c == '\t' { '\t' } else { ' ' })
+                .collect();
+            let marker = "^".repeat(end.saturating_sub(start).max(1));
+            let _ = writeln!(out, "     |     {indent}{marker}");
+        }
     }
     out.push_str("--------------------\n");
     out
@@ -56,7 +88,7 @@ mod tests {
     #[test]
     fn the_failing_lines_are_marked() {
         let source = "FROM busybox\n\nRUN exit \\\n  3\nCMD x\nUSER a\nUSER b\n";
-        insta::assert_snapshot!(excerpt("Dockerfile", source, &(3..5)), @r"
+        insta::assert_snapshot!(excerpt("Dockerfile", source, &(3..5), None), @r"
         Dockerfile:3
         --------------------
            1 |     FROM busybox
@@ -67,9 +99,20 @@ mod tests {
            6 |     USER a
         --------------------
         ");
-        assert_eq!(excerpt("Dockerfile", source, &(0..0)), "");
-        assert!(excerpt("D", source, &(1..2)).starts_with("D:1\n"));
-        assert!(excerpt("D", source, &(u32::MAX - 1..u32::MAX)).ends_with("-\n"));
+        assert_eq!(excerpt("Dockerfile", source, &(0..0), None), "");
+        assert!(excerpt("D", source, &(1..2), None).starts_with("D:1\n"));
+        assert!(excerpt("D", source, &(u32::MAX - 1..u32::MAX), None).ends_with("-\n"));
+        insta::assert_snapshot!(marked("Dockerfile", source, Span { start: 18, end: 22 }), @r"
+        Dockerfile:3:5
+        --------------------
+           1 |     FROM busybox
+           2 |
+           3 | >>> RUN exit \
+             |         ^^^^
+           4 |       3
+           5 |     CMD x
+        --------------------
+        ");
     }
 
     #[test]

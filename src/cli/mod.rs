@@ -16,6 +16,7 @@ mod build;
 mod build_args;
 mod build_output;
 mod build_values;
+mod calls;
 mod completion;
 mod dockerfile;
 mod error;

@@ -21,6 +21,7 @@ use self::plain::Plain;
 use self::raw::Raw;
 use self::steps::{FailedStep, Steps};
 use self::tty::Tty;
+use super::calls::{self, Source};
 
 /// How often a terminal is redrawn: often enough to look alive, seldom enough to cost nothing.
 const TICK: Duration = Duration::from_millis(100);
@@ -54,6 +55,8 @@ struct Inner {
     steps: Steps,
     view: View,
     warnings: Vec<Diagnostic>,
+    /// The Dockerfile's name and text, which places of warnings are in.
+    source: Option<(String, String)>,
 }
 
 /// Shows a build. Call [`Progress::finish`] before anything else is written to standard error.
@@ -88,6 +91,7 @@ impl Progress {
             steps: Steps::default(),
             view,
             warnings: Vec::new(),
+            source: None,
         }));
         let ticker = live.then(|| {
             let (stop, stopped) = mpsc::channel();
@@ -130,6 +134,19 @@ impl Progress {
         lock(&self.inner).steps.failed()
     }
 
+    /// Says which text the places of warnings are in.
+    pub(crate) fn set_source(&self, name: &str, text: &str) {
+        lock(&self.inner).source = Some((name.to_owned(), text.to_owned()));
+    }
+
+    /// What was warned of, each once, as buildx's metadata has it.
+    pub(crate) fn warnings_json(&self) -> Vec<serde_json::Value> {
+        let inner = lock(&self.inner);
+        let source = inner.source();
+        let json = |warning| calls::build_warning(source, warning);
+        inner.warnings.iter().map(json).collect()
+    }
+
     /// What was warned of, each once.
     pub(crate) fn warnings(&self) -> Vec<Diagnostic> {
         lock(&self.inner).warnings.clone()
@@ -145,15 +162,22 @@ impl Events for Progress {
 impl Inner {
     fn apply(&mut self, kind: &EventKind) {
         let at = self.started.elapsed();
-        if let EventKind::Warning(warning) = kind
-            && !self.warnings.contains(warning)
-        {
+        if let EventKind::Warning(warning) = kind {
+            if self.warnings.contains(warning) {
+                return;
+            }
             self.warnings.push(warning.clone());
         }
         let change = self.steps.apply(at, kind);
         match &mut self.view {
             View::Plain(plain) => write(&plain.change(at, &self.steps, &change)),
-            View::Raw(raw) => write(&raw.change(SystemTime::now(), &self.steps, kind)),
+            View::Raw(raw) => {
+                let source = self
+                    .source
+                    .as_ref()
+                    .map(|(name, text)| Source { name, text });
+                write(&raw.change(SystemTime::now(), &self.steps, source, kind));
+            }
             View::Tty(tty) => {
                 if tty.change(&self.steps, &change) {
                     self.redraw();
@@ -161,6 +185,11 @@ impl Inner {
             }
             View::Quiet => {}
         }
+    }
+
+    fn source(&self) -> Option<Source<'_>> {
+        let (name, text) = self.source.as_ref()?;
+        Some(Source { name, text })
     }
 
     fn redraw(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::dockerfile::{Diagnostic, Span, Word};
+use crate::dockerfile::{Span, Word, lint};
 use crate::oci::{ImageConfig, Platform, Reference};
 
 use super::error::PlanError;
@@ -207,13 +207,11 @@ impl Lowering<'_, '_> {
     fn lint_base_platform(&mut self, base: &Word, wanted: &Platform, config: &ImageConfig) {
         let got = config.platform();
         if got.os != wanted.os || got.architecture != wanted.architecture {
-            self.weave.warn(Diagnostic::warning(
-                "InvalidBaseImagePlatform",
+            self.weave.warn(lint::invalid_base_image_platform(
                 base.span,
-                format!(
-                    "Base image {} was pulled with platform \"{got}\", expected \"{wanted}\" for current build",
-                    base.text
-                ),
+                &base.text,
+                &wanted.to_string(),
+                &got.to_string(),
             ));
         }
     }

@@ -1,7 +1,7 @@
 //! COPY and ADD.
 
 use crate::dockerfile::ast::Transfer;
-use crate::dockerfile::{Statement, Word};
+use crate::dockerfile::{Span, Statement, Word, lint};
 use crate::oci::Digest;
 
 use super::chmod;
@@ -77,6 +77,9 @@ impl Lowering<'_, '_> {
                     span,
                 });
             }
+            if remote == Remote::No && origin == Origin::Context {
+                self.lint_ignored(span, if add { "Add" } else { "Copy" }, &text);
+            }
             sources.push(match (remote, checksum) {
                 (Remote::No, None) => CopySource::Path(text),
                 (Remote::No, Some((_, word))) => {
@@ -140,6 +143,19 @@ impl Lowering<'_, '_> {
         let name = redacted(&self.step_name(current, statement));
         self.push(current, statement, Op::Copy(op), name, created_by);
         Ok(())
+    }
+
+    fn lint_ignored(&mut self, span: Span, instruction: &str, source: &str) {
+        let Some(ignore) = &self.options.ignore else {
+            return;
+        };
+        let clean = paths::clean(source);
+        let path = clean.trim_start_matches('/').as_bytes();
+        // Of a folder that is left out, a part may be brought back: who copies it wants that part.
+        if ignore.matches(path) && !ignore.may_reinclude_below(path) {
+            self.weave
+                .warn(lint::copy_ignored_file(span, instruction, source));
+        }
     }
 
     fn chmod(

@@ -7,6 +7,7 @@ use crate::dockerfile::ast::{Network, Security, Sharing};
 use crate::oci::{ImageConfig, Platform};
 
 use super::options::{ResolvedImage, Ulimit};
+use super::outline::Outline;
 
 /// A vertex's place in [`Graph::vertices`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -21,6 +22,8 @@ pub struct Graph {
     pub outputs: Vec<Output>,
     /// What the linter found on the way.
     pub warnings: Vec<Diagnostic>,
+    /// What the target takes.
+    pub outline: Outline,
 }
 
 /// One instruction (or one base image) on one stack of layers.

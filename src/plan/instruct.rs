@@ -1,7 +1,7 @@
 //! Single instructions: those that only change the configuration are done here, the others in files of their own.
 
 use crate::dockerfile::ast::{ArgDef, CommandLine, Healthcheck, KeyValues};
-use crate::dockerfile::{Diagnostic, Instruction, Statement, Word};
+use crate::dockerfile::{Instruction, Span, Statement, Word, lint};
 use crate::oci;
 
 use super::error::PlanError;
@@ -24,7 +24,7 @@ impl Lowering<'_, '_> {
             Instruction::Copy(transfer) => self.transfer(current, statement, transfer, false),
             Instruction::Run(run) => self.run(current, statement, run),
             Instruction::Workdir(word) => self.workdir(current, statement, word),
-            Instruction::Arg(defs) => self.arg(current, defs),
+            Instruction::Arg(defs) => self.arg(current, statement, defs),
             Instruction::Env(pairs) => self.env(current, pairs),
             Instruction::Label(pairs) => self.label(current, pairs),
             Instruction::Expose(words) => self.expose(current, words),
@@ -32,8 +32,8 @@ impl Lowering<'_, '_> {
             Instruction::User(word) => self.user(current, word),
             Instruction::Stopsignal(word) => self.stopsignal(current, word),
             Instruction::Cmd(command) => {
+                self.lint_command(current, statement, command, "CMD", |c| &mut c.cmd);
                 let args = in_shell(current, command);
-                current.cmd_set = true;
                 current.record(format!("CMD {}", gotext::quoted_list(&args)), None);
                 let config = &mut current.state.config.config;
                 config.cmd = (!args.is_empty()).then_some(args);
@@ -41,17 +41,21 @@ impl Lowering<'_, '_> {
                 Ok(())
             }
             Instruction::Entrypoint(command) => {
+                self.lint_command(current, statement, command, "ENTRYPOINT", |c| {
+                    &mut c.entrypoint
+                });
                 let args = in_shell(current, command);
                 current.record(format!("ENTRYPOINT {}", gotext::quoted_list(&args)), None);
                 let config = &mut current.state.config.config;
                 config.entrypoint = (!args.is_empty()).then_some(args);
                 // A base's arguments are for the base's entrypoint.
-                if !current.cmd_set {
+                if current.cmd.is_none() {
                     config.cmd = None;
                 }
                 Ok(())
             }
             Instruction::Healthcheck(check) => {
+                self.lint_once(current, statement, "HEALTHCHECK", |c| &mut c.healthcheck);
                 let check = health(check);
                 current.record(format!("HEALTHCHECK {}", gotext::healthcheck(&check)), None);
                 current.state.config.config.healthcheck = Some(check);
@@ -72,6 +76,48 @@ impl Lowering<'_, '_> {
                 triggers.push(word.text.clone());
                 Ok(())
             }
+        }
+    }
+
+    fn lint_command(
+        &mut self,
+        current: &mut Current,
+        statement: &Statement,
+        command: &CommandLine,
+        name: &str,
+        earlier: fn(&mut Current) -> &mut Option<Span>,
+    ) {
+        self.lint_once(current, statement, name, earlier);
+        let shell_is_default = current.state.config.config.shell.is_empty();
+        if matches!(command, CommandLine::Shell(_)) && shell_is_default {
+            let span = current.span(statement.keyword.span);
+            self.weave.warn(lint::json_args_recommended(span, name));
+        }
+    }
+
+    /// Warns of an earlier instruction that this one makes useless.
+    fn lint_once(
+        &mut self,
+        current: &mut Current,
+        statement: &Statement,
+        name: &str,
+        earlier: fn(&mut Current) -> &mut Option<Span>,
+    ) {
+        let span = current.span(statement.keyword.span);
+        if let Some(ignored) = earlier(current).replace(span) {
+            self.weave
+                .warn(lint::multiple_instructions_disallowed(ignored, name));
+        }
+    }
+
+    fn lint_secret(&mut self, current: &Current, name: &Word, instruction: &str) {
+        if lint::is_secret_name(&name.text) {
+            let span = current.span(name.span);
+            self.weave.warn(lint::secrets_used_in_arg_or_env(
+                span,
+                instruction,
+                &name.text,
+            ));
         }
     }
 
@@ -123,11 +169,8 @@ impl Lowering<'_, '_> {
             });
         }
         if !current.state.workdir_set && !path.starts_with('/') {
-            self.weave.warn(Diagnostic::warning(
-                "WorkdirRelativePath",
-                current.span(word.span),
-                format!("Relative workdir \"{path}\" can have unexpected results if the base image changes"),
-            ));
+            self.weave
+                .warn(lint::workdir_relative_path(current.span(word.span), &path));
         }
         current.state.workdir_set = true;
         let config = &mut current.state.config.config;
@@ -146,9 +189,15 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    fn arg(&mut self, current: &mut Current, defs: &[ArgDef]) -> Result<(), PlanError> {
+    fn arg(
+        &mut self,
+        current: &mut Current,
+        statement: &Statement,
+        defs: &[ArgDef],
+    ) -> Result<(), PlanError> {
         let mut shown = String::from("ARG");
         for def in defs {
+            self.lint_secret(current, &def.name, "ARG");
             let name = &def.name.text;
             let value = match (self.options.build_args.get(name), &def.default) {
                 (Some(value), _) => Some(value.clone()),
@@ -161,6 +210,9 @@ impl Lowering<'_, '_> {
                 shown.push('=');
                 shown.push_str(value);
             }
+            let span = current.span(def.name.span);
+            let outline = &mut self.weave.graph().outline;
+            outline.declare(statement, &def.name, value.as_deref(), span);
             current.state.scope.declare(name, value.as_deref());
         }
         current.record(shown, None);
@@ -168,6 +220,9 @@ impl Lowering<'_, '_> {
     }
 
     fn env(&mut self, current: &mut Current, pairs: &KeyValues) -> Result<(), PlanError> {
+        for (name, _) in &pairs.pairs {
+            self.lint_secret(current, name, "ENV");
+        }
         let pairs = self.pairs(current, pairs)?;
         let mut shown = String::from("ENV");
         for (name, value) in pairs {
@@ -215,6 +270,12 @@ impl Lowering<'_, '_> {
                 .map_err(|source| current.word_error(word, source))?;
             self.lint_undefined(current, &uses, word.span);
             for port in list {
+                if ports::protocol_has_capitals(&port) {
+                    self.weave.warn(lint::expose_proto_casing(span, &port));
+                }
+                if ports::has_host_part(&port) {
+                    self.weave.warn(lint::expose_invalid_format(span, &port));
+                }
                 let parsed = ports::parse(&port).and_then(|ports| {
                     match all.len() + ports.len() > ports::MAX_PORTS {
                         true => Err(ports::PortError::TooMany),

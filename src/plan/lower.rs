@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::dockerfile::{
-    self, Diagnostic, Dockerfile, Instruction, Span, Statement, Word, WordError,
+    self, Diagnostic, Dockerfile, Instruction, Span, Statement, Word, WordError, lint,
 };
 use crate::oci::{ImageConfig, Platform};
 
@@ -13,6 +13,7 @@ use super::graph::{Graph, HistoryStep, Output, VertexId};
 use super::images::Images;
 use super::names::Namer;
 use super::options::{Options, Resolve, ResolvedImage};
+use super::outline::described;
 use super::scope::{Scope, Uses};
 use super::stages::{self, Base, Files, Stages};
 use super::weave::Weave;
@@ -27,6 +28,34 @@ pub fn lower(
     options: &Options,
     resolve: &dyn Resolve,
 ) -> Result<Graph, PlanError> {
+    lower_noting(dockerfile, options, resolve, &mut Vec::new())
+}
+
+/// [`lower()`], where what the linter found until there is no plan is told all the same, in `found`.
+pub fn lower_noting(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    resolve: &dyn Resolve,
+    found: &mut Vec<Diagnostic>,
+) -> Result<Graph, PlanError> {
+    let mut weave = Weave::default();
+    let planned = plan(dockerfile, options, resolve, &mut weave);
+    let graph = weave.finish();
+    match planned {
+        Ok(()) => Ok(graph),
+        Err(error) => {
+            found.extend(graph.warnings);
+            Err(error)
+        }
+    }
+}
+
+fn plan(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    resolve: &dyn Resolve,
+    weave: &mut Weave,
+) -> Result<(), PlanError> {
     let mut platforms = Vec::with_capacity(options.platforms.len().max(1));
     for platform in &options.platforms {
         if !platforms.contains(platform) {
@@ -38,7 +67,6 @@ pub fn lower(
     }
     let shows_platform =
         platforms.len() > 1 || args::is_set(&options.build_args, "BUILDKIT_MULTI_PLATFORM");
-    let mut weave = Weave::default();
     let mut images = Images::new(resolve);
     for target in platforms {
         let last_stage = dockerfile.stages.last().and_then(|s| s.name.as_deref());
@@ -57,6 +85,7 @@ pub fn lower(
         let globals = args::with_globals(automatic, dockerfile, &options.build_args)?;
         let stages = Stages::new(dockerfile, options, &globals, &mut warn)?;
         let mut lowering = Lowering {
+            dockerfile,
             escape: dockerfile.directives.escape,
             options,
             globals,
@@ -65,12 +94,13 @@ pub fn lower(
             target,
             shows_platform,
             images: &mut images,
-            weave: &mut weave,
+            weave: &mut *weave,
         };
         let output = lowering.output()?;
         weave.graph().outputs.push(output);
     }
-    Ok(weave.finish())
+    weave.graph().outline.finish();
+    Ok(())
 }
 
 /// What a stage has come to.
@@ -98,8 +128,12 @@ pub(super) struct Current {
     pub(super) label: String,
     /// Names its steps.
     pub(super) namer: Namer,
-    /// Whether CMD was met in this very stage.
-    pub(super) cmd_set: bool,
+    /// Where CMD was met in this very stage.
+    pub(super) cmd: Option<Span>,
+    /// Where ENTRYPOINT was.
+    pub(super) entrypoint: Option<Span>,
+    /// Where HEALTHCHECK was.
+    pub(super) healthcheck: Option<Span>,
     /// Whether earlier results must not be used.
     pub(super) no_cache: bool,
     /// While triggers of the base run: the place of the `FROM` and its lines, which stand for theirs.
@@ -138,6 +172,8 @@ impl Current {
 
 /// The plan for one platform, being made.
 pub(super) struct Lowering<'a, 'r> {
+    /// The whole file.
+    dockerfile: &'a Dockerfile,
     /// What escapes in words.
     pub(super) escape: char,
     /// The command line's choices.
@@ -171,6 +207,7 @@ impl Lowering<'_, '_> {
         self.stages.check()?;
         self.prefetch(target);
         let starts = self.needed(target)?;
+        self.outline_stages(target, &starts);
         for (index, start) in starts.iter().enumerate() {
             if let Some(start) = start {
                 let state = self.stage(index, start)?;
@@ -202,10 +239,34 @@ impl Lowering<'_, '_> {
         })
     }
 
+    /// Notes the arguments before the first `FROM`, and who uses them.
+    fn outline_stages(&mut self, target: usize, starts: &[Option<Start>]) {
+        let outline = &mut self.weave.graph().outline;
+        let stage = self.stages.all[target].stage;
+        outline.name = stage.name.clone().unwrap_or_default();
+        outline.description = described(&stage.from.comment, &outline.name);
+        for statement in &self.dockerfile.global_args {
+            if let Instruction::Arg(defs) = &statement.instruction {
+                for def in defs {
+                    let value = self.globals.get(&def.name.text);
+                    outline.declare(statement, &def.name, value, def.name.span);
+                }
+            }
+        }
+        let needed = self.stages.all.iter().zip(starts);
+        for (planned, _) in needed.filter(|(_, start)| start.is_some()) {
+            planned.uses.iter().for_each(|name| outline.use_name(name));
+        }
+    }
+
+    fn wants_all(&self) -> bool {
+        self.options.all_stages && self.options.target.is_none()
+    }
+
     /// Asks for the images that the target needs as far as the Dockerfile alone tells: waiting for one after the other
     /// would take as many round trips.
     fn prefetch(&mut self, target: usize) {
-        let mut needed = vec![false; target + 1];
+        let mut needed = vec![self.wants_all(); target + 1];
         needed[target] = true;
         let mut wanted = Vec::new();
         for index in (0..=target).rev() {
@@ -236,6 +297,9 @@ impl Lowering<'_, '_> {
     fn needed(&mut self, target: usize) -> Result<Vec<Option<Start>>, PlanError> {
         let mut starts: Vec<Option<Start>> = Vec::new();
         starts.resize_with(target + 1, || None);
+        if self.wants_all() {
+            starts.iter_mut().for_each(|s| *s = Some(Start::default()));
+        }
         starts[target] = Some(Start::default());
         for index in (0..=target).rev() {
             if starts[index].is_none() {
@@ -373,7 +437,9 @@ impl Lowering<'_, '_> {
             state,
             label,
             namer,
-            cmd_set: false,
+            cmd: None,
+            entrypoint: None,
+            healthcheck: None,
             no_cache,
             trigger: None,
         };
@@ -396,6 +462,7 @@ impl Lowering<'_, '_> {
             .scope
             .expand(&word.text, self.escape)
             .map_err(|source| current.word_error(word, source))?;
+        self.weave.graph().outline.uses(&uses);
         self.lint_undefined(current, &uses, word.span);
         Ok(text)
     }
@@ -414,13 +481,9 @@ impl Lowering<'_, '_> {
     pub(super) fn lint_undefined(&mut self, current: &Current, uses: &Uses, span: Span) {
         let scope = &current.state.scope;
         for name in uses.missing.iter().filter(|n| !scope.is_declared(n)) {
-            let mut message = format!("Usage of undefined variable '${name}'");
-            if let Some(meant) = dockerfile::nearest(name, scope.names()) {
-                message = format!("{message} (did you mean ${meant}?)");
-            }
-            let span = current.span(span);
+            let meant = dockerfile::nearest(name, scope.names());
             self.weave
-                .warn(Diagnostic::warning("UndefinedVar", span, message));
+                .warn(lint::undefined_var(current.span(span), name, meant));
         }
     }
 }

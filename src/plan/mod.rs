@@ -27,6 +27,7 @@ mod lower;
 mod mounts;
 mod names;
 mod options;
+mod outline;
 mod paths;
 mod ports;
 mod print;
@@ -38,13 +39,16 @@ mod stages;
 mod weave;
 
 #[cfg(test)]
+mod lint_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use error::PlanError;
 pub use graph::{Graph, Op, Origin, Output, Vertex, VertexId};
-pub use lower::lower;
+pub use lower::{lower, lower_noting};
 pub use options::{NamedContext, Options, Resolve, ResolveError, ResolvedImage, Ulimit};
+pub use outline::{Outline, OutlineArg, OutlineMount, described};
 pub use ports::PortError;
 pub use redact::redacted;

@@ -6,7 +6,7 @@ use crate::dockerfile::{Statement, Word, mounts};
 use super::error::PlanError;
 use super::graph::{Origin, RunMount};
 use super::lower::{Current, Lowering};
-use super::paths;
+use super::{outline, paths};
 
 /// Modes of what a mount makes, octal.
 const CACHE_MODE: u32 = 0o755;
@@ -38,6 +38,20 @@ impl Lowering<'_, '_> {
                     ssh(current, mount, agents - 1)?
                 }
             });
+            let outline = &mut self.weave.graph().outline;
+            let span = current.span(mount.word.span);
+            match mounts.last() {
+                Some(RunMount::Secret { id, required, .. }) => {
+                    outline::add(&mut outline.secrets, id, *required, span);
+                }
+                Some(RunMount::Ssh { id, required, .. }) => {
+                    outline::add(&mut outline.ssh, id, *required, span);
+                }
+                Some(RunMount::Cache { id, .. }) => {
+                    outline::add(&mut outline.caches, id, false, span);
+                }
+                _ => {}
+            }
         }
         Ok(mounts)
     }
@@ -57,6 +71,7 @@ impl Lowering<'_, '_> {
             span,
         })?;
         for uses in all_uses {
+            self.weave.graph().outline.uses(&uses);
             self.lint_undefined(current, &uses, mount.word.span);
         }
         Ok(expanded)

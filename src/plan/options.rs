@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::dockerfile::ast::Network;
+use crate::dockerfile::ignore::Ignore;
 use crate::oci::{Descriptor, ImageConfig, Platform, Reference};
 
 /// A limit of resources (getrlimit(2)); the largest number is none.
@@ -54,6 +55,10 @@ pub struct Options {
     pub shm_size_bytes: Option<u64>,
     /// `--allow`
     pub entitlements: Vec<String>,
+    /// Every stage is planned where no target is named: a check looks at all of them.
+    pub all_stages: bool,
+    /// What the build context leaves out, so that a COPY of it can be warned of.
+    pub ignore: Option<Ignore>,
 }
 
 /// What `--build-context NAME=VALUE` points to.

@@ -71,6 +71,18 @@ pub(super) fn parse(word: &str) -> Result<Vec<String>, PortError> {
     Ok(ports.map(|p| format!("{p}/{protocol}")).collect())
 }
 
+/// Whether the protocol is not all in lower case.
+pub(super) fn protocol_has_capitals(word: &str) -> bool {
+    word.rsplit_once('/')
+        .is_some_and(|(_, protocol)| protocol.chars().any(char::is_uppercase))
+}
+
+/// Whether an address or a port of the host stands before the port.
+pub(super) fn has_host_part(word: &str) -> bool {
+    word.rsplit_once(':')
+        .is_some_and(|(host, _)| !host.trim_matches(':').is_empty())
+}
+
 fn range(text: &str) -> Option<RangeInclusive<u16>> {
     let number = |t: &str| {
         t.bytes()

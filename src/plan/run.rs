@@ -60,6 +60,10 @@ impl Lowering<'_, '_> {
                 return Err(PlanError::Entitlement { entitlement, span });
             }
         }
+        // Whatever was declared so far is in the environment.
+        for name in current.state.scope.declared() {
+            self.weave.graph().outline.use_name(name);
+        }
         let name = self.run_name(current, statement, run);
         let scope = &current.state.scope;
         let arguments = scope.effective_arguments();

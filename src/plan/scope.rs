@@ -57,6 +57,11 @@ impl Scope {
         self.arguments.iter().any(|(n, _)| n == name)
     }
 
+    /// The names of the arguments that were declared.
+    pub(super) fn declared(&self) -> impl Iterator<Item = &str> {
+        self.arguments.iter().map(|(name, _)| name.as_str())
+    }
+
     /// All variables.
     pub(super) fn variables(&self) -> &[(String, String)] {
         &self.variables

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::dockerfile::ast::MountKind;
-use crate::dockerfile::nearest;
 use crate::dockerfile::{Diagnostic, Dockerfile, Instruction, Span, Stage, Statement, Word};
+use crate::dockerfile::{lint, nearest};
 use crate::oci::{Platform, Reference};
 
 use super::error::PlanError;
@@ -44,6 +44,8 @@ pub(super) struct PlannedStage<'a> {
     pub(super) platform: Option<Platform>,
     /// Whether `--build-context` puts something else in its place: then its instructions do not count.
     pub(super) replaced: bool,
+    /// The arguments that its `FROM` uses.
+    pub(super) uses: Vec<String>,
 }
 
 impl<'a> PlannedStage<'a> {
@@ -109,15 +111,8 @@ impl<'a> Stages<'a> {
                         source,
                     })?;
             for name in uses.missing.iter().filter(|n| !globals.is_declared(n)) {
-                let mut message = format!("FROM argument '{name}' is not declared");
-                if let Some(meant) = nearest(name, globals.names()) {
-                    message = format!("{message} (did you mean {meant}?)");
-                }
-                warn(Diagnostic::warning(
-                    "UndefinedArgInFrom",
-                    word.span,
-                    message,
-                ));
+                let meant = nearest(name, globals.names());
+                warn(lint::undefined_arg_in_from(word.span, name, meant));
             }
             Ok((text, uses))
         };
@@ -129,6 +124,7 @@ impl<'a> Stages<'a> {
         };
         let word = &stage.base;
         let (name, uses) = expand(word)?;
+        let mut used = uses.found.clone();
         if name.is_empty() {
             return Err(PlanError::BlankBase {
                 word: word.text.clone(),
@@ -151,6 +147,7 @@ impl<'a> Stages<'a> {
                 span: word.span,
                 source,
             })?;
+            used.extend(uses.found.iter().cloned());
             lint_platform(stage, word, &text, &parsed, &uses, warn);
             platform = Some(parsed);
         }
@@ -167,6 +164,7 @@ impl<'a> Stages<'a> {
             base,
             platform,
             replaced,
+            uses: used,
         })
     }
 
@@ -370,23 +368,12 @@ fn lint_platform(
 ) {
     // The value of TARGETPLATFORM is a normalised platform: only then is it that one and nothing around it.
     if uses.found == ["TARGETPLATFORM"] && uses.missing.is_empty() && text == parsed.to_string() {
-        warn(Diagnostic::warning(
-            "RedundantTargetPlatform",
-            word.span,
-            format!(
-                "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
-                word.text
-            ),
-        ));
+        warn(lint::redundant_target_platform(word.span, &word.text));
     }
     let name = stage.name.as_deref().unwrap_or_default();
     let said_by_name = name.contains(&parsed.os) || name.contains(&parsed.architecture);
     if uses.found.is_empty() && uses.missing.is_empty() && !said_by_name {
-        warn(Diagnostic::warning(
-            "FromPlatformFlagConstDisallowed",
-            word.span,
-            format!("FROM --platform flag should not use constant value \"{text}\""),
-        ));
+        warn(lint::from_platform_flag_const_disallowed(word.span, text));
     }
 }
 
@@ -403,13 +390,9 @@ pub(super) fn lint_defaults(
             return;
         };
         if name.to_lowercase().parse::<Reference>().is_err() {
-            warn(Diagnostic::warning(
-                "InvalidDefaultArgInFrom",
+            warn(lint::invalid_default_arg_in_from(
                 stage.base.span,
-                format!(
-                    "Default value for ARG {} results in empty or invalid base image name",
-                    stage.base.text
-                ),
+                &stage.base.text,
             ));
         }
     }

@@ -64,6 +64,7 @@ fn one_stage() {
           "USER app"
           "WORKDIR /w/x" #4
           "CMD [\"/bin/sh\" \"-c\" \"run\"]"
+        JSONArgsRecommended: JSON arguments recommended for CMD to prevent unintended behavior related to OS signals
         "##,
     );
 }

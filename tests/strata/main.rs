@@ -13,6 +13,7 @@
 //! bad_input     tables of input that must be refused: with clear words, an exit code, and nothing half done
 //!   │ lab       a folder, a store and a registry for one test; registry: one that can be pushed to, lies, and waits
 //! outputs       every form of a build's result; commands: what there is beside build
+//! lint          build --check and the other calls
 //! floors        the sources keep the floors of the house
 //! ```
 //!
@@ -37,6 +38,7 @@ mod git;
 mod image;
 mod interrupted;
 mod lab;
+mod lint;
 mod memory;
 mod outputs;
 mod pattern;

@@ -4,7 +4,7 @@
 //! vertexes  [{digest, name, started, completed, cached, error}]   a step began or ended
 //! statuses  [{id, vertex, name, current, total, timestamp}]       a transfer got on
 //! logs      [{vertex, stream, data, timestamp}]                   output: 1 standard output, 2 standard error, data in base64
-//! warnings  [{vertex, level, short}]                              a message
+//! warnings  [{level, short, detail, url, sourceInfo, range}]     a message, in base64; where it is
 //! ```
 //!
 //! `digest` and `vertex` name a step within this build. Times are RFC 3339, UTC.
@@ -17,13 +17,20 @@ use strata::build::{EventKind, StepId};
 use strata::oci::Digest;
 
 use super::steps::{State, Steps};
+use crate::cli::calls::{self, Source};
 
 /// The view for programs.
 pub(crate) struct Raw;
 
 impl Raw {
     /// The line for an event that came at `now`.
-    pub(crate) fn change(&mut self, now: SystemTime, steps: &Steps, kind: &EventKind) -> Vec<u8> {
+    pub(crate) fn change(
+        &mut self,
+        now: SystemTime,
+        steps: &Steps,
+        source: Option<Source<'_>>,
+        kind: &EventKind,
+    ) -> Vec<u8> {
         let time = |t: SystemTime| {
             jiff::Timestamp::try_from(t).map_or_else(|_| String::new(), |t| t.to_string())
         };
@@ -78,11 +85,9 @@ impl Raw {
                 "total": total_bytes.unwrap_or(0),
                 "timestamp": stamp,
             }] }),
-            EventKind::Warning(warning) => json!({ "warnings": [{
-                "vertex": "",
-                "level": 1,
-                "short": base64::engine::general_purpose::STANDARD.encode(&warning.message),
-            }] }),
+            EventKind::Warning(warning) => {
+                json!({ "warnings": [calls::build_warning(source, warning)] })
+            }
             EventKind::Notice(text) => json!({ "warnings": [{
                 "vertex": "",
                 "level": 1,
@@ -136,7 +141,7 @@ mod tests {
         ] {
             let at = Duration::from_millis(ms);
             steps.apply(at, &kind);
-            out.extend(Raw.change(begin + at, &steps, &kind));
+            out.extend(Raw.change(begin + at, &steps, None, &kind));
         }
         let text = String::from_utf8(out).unwrap();
         let short = text.replace(&digest(StepId(0)), "ID");

@@ -191,19 +191,19 @@ mod tests {
 
     #[test]
     fn findings_are_skipped() {
-        let bad = "FROM a\nMAINTAINER x\nCMD y\n# other\nARG z\n";
+        let bad = "FROM a\nMAINTAINER x\nENV y z\n# other\nARG z\n";
         for (head, want) in [
-            ("", &["MaintainerDeprecated", "JSONArgsRecommended"][..]),
+            ("", &["MaintainerDeprecated", "LegacyKeyValueFormat"][..]),
             ("# check=skip=all\n", &[]),
             (
                 "# check=skip=MaintainerDeprecated\n",
-                &["JSONArgsRecommended"],
+                &["LegacyKeyValueFormat"],
             ),
             (
                 "# check=experimental=all;error=true\n",
                 &[
                     "MaintainerDeprecated",
-                    "JSONArgsRecommended",
+                    "LegacyKeyValueFormat",
                     "InvalidDefinitionDescription",
                 ],
             ),

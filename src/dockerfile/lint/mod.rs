@@ -1,13 +1,14 @@
 //! The rules of `build --check`, by BuildKit's names and in its words.
 //!
-//! [`check()`] finds what the text alone shows. Rules that need the values of variables, base images or the context have
-//! only their messages here: who knows those calls [`undefined_var`] and its like. [`apply`] then drops what the
-//! Dockerfile says to skip; every finding must go through it, so nothing else looks at [`Config`].
+//! [`check()`] finds what the text alone shows, in every stage. Rules that need the values of variables, base images or the
+//! context, and those that count only in stages that are built, have their messages here: the planner knows, and calls
+//! [`undefined_var`] and its like. [`apply`] then drops what the Dockerfile says to skip; every finding must go through it, so
+//! nothing else looks at [`Config`].
 
 mod check;
 mod config;
 
-pub use check::check;
+pub use check::{check, is_secret_name};
 pub use config::{Config, ConfigError, apply, config, violation};
 
 use super::ast::Span;
@@ -125,6 +126,32 @@ impl Rule {
     pub fn named(name: &str) -> Option<&'static Rule> {
         RULES.iter().find(|rule| rule.name == name)
     }
+
+    /// The page that explains it; one rule has none.
+    pub fn url(&self) -> Option<String> {
+        if self.name == "InvalidBaseImagePlatform" {
+            return None;
+        }
+        Some(format!(
+            "https://docs.docker.com/go/dockerfile/rule/{}/",
+            kebab(self.name)
+        ))
+    }
+}
+
+/// `JSONArgsRecommended` as `json-args-recommended`.
+fn kebab(name: &str) -> String {
+    let letters: Vec<char> = name.chars().collect();
+    let mut out = String::with_capacity(name.len() + 8);
+    for (at, letter) in letters.iter().enumerate() {
+        let after_lower = at > 0 && letters[at - 1].is_lowercase();
+        let before_lower = letters.get(at + 1).is_some_and(|next| next.is_lowercase());
+        if letter.is_uppercase() && at > 0 && (after_lower || before_lower) {
+            out.push('-');
+        }
+        out.push(letter.to_ascii_lowercase());
+    }
+    out
 }
 
 /// A stage's name has capitals.
@@ -327,7 +354,7 @@ pub fn expose_invalid_format(span: Span, port: &str) -> Diagnostic {
         "ExposeInvalidFormat",
         span,
         format!(
-            "EXPOSE instruction should not define an IP address and host-port mapping, found '{port}'"
+            "EXPOSE instruction should not define an IP address or host-port mapping, found '{port}'"
         ),
     )
 }
