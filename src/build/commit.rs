@@ -6,16 +6,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 
 use crate::layer::{
-    Change, Compression, Devices, DiffOptions, Materialise, Ownership, PackOptions, Root, Toc,
-    TreeOptions, Whiteouts,
+    Change, Compression, Devices, DiffOptions, Earlier, Kind, Materialise, Ownership, PackOptions,
+    Root, Toc, TreeOptions, Whiteouts,
 };
 use crate::oci::{ChainId, Descriptor, Digest};
 use crate::plan::graph::VertexId;
-use crate::store::{KeyLock, Record};
+use crate::store::{KeyLock, LastLayer, LayerId, Record};
 
 use super::engine::{Engine, Layers, chain, make_layer_dir, now, open_dir};
 use super::snapshot::{Committed, Snapshot};
 use super::{BuildError, strays};
+
+/// From how many files on it pays to look for what is unchanged since the last build.
+const MANY_FILES: usize = 32;
+
+/// From how many bytes on it does.
+const MANY_BYTES: u64 = 1 << 20;
 
 /// What to do about a vertex that was not in the cache.
 pub(super) enum Made {
@@ -60,8 +66,9 @@ impl Engine<'_> {
                             ..DiffOptions::default()
                         };
                         let changes = crate::layer::diff(&upper, &lower, &options)?;
-                        let packed = self.pack(changes, None)?;
-                        self.publish(packed, Some(dir), &below, created, record, &shared)
+                        let packed = self.pack(changes, None, Earlier::default())?;
+                        let files = Files::Upper(dir);
+                        self.publish(packed, files, &below, created, record, &shared)
                     });
                 });
                 Ok(snapshot)
@@ -69,10 +76,12 @@ impl Engine<'_> {
             Made::Changes(changes) if self.needs_files.contains(&id) => {
                 let dir = self.work.directory("layer")?.join("fs");
                 make_layer_dir(&dir)?;
-                let packed = self.pack(changes, Some(&dir))?;
+                let record = record.unless_small(&changes);
+                let earlier = self.earlier(&record, true)?;
+                let packed = self.pack(changes, Some(&dir), earlier)?;
                 let snapshot = Snapshot::active(Some(Arc::new(open_dir(&dir)?)));
-                snapshot
-                    .commit(|| self.publish(packed, Some(dir), &below, created, record, &snapshot));
+                let files = Files::Written(dir);
+                snapshot.commit(|| self.publish(packed, files, &below, created, record, &snapshot));
                 snapshot.wait()?;
                 Ok(snapshot)
             }
@@ -83,8 +92,10 @@ impl Engine<'_> {
                 let shared = snapshot.clone();
                 scope.spawn(move || {
                     shared.commit(|| {
-                        let packed = self.pack(changes, None)?;
-                        self.publish(packed, None, &below, created, record, &shared)
+                        let record = record.unless_small(&changes);
+                        let earlier = self.earlier(&record, false)?;
+                        let packed = self.pack(changes, None, earlier)?;
+                        self.publish(packed, Files::None, &below, created, record, &shared)
                     });
                 });
                 Ok(snapshot)
@@ -96,6 +107,7 @@ impl Engine<'_> {
         &self,
         changes: Vec<Change>,
         materialise: Option<&std::path::Path>,
+        earlier: Earlier,
     ) -> Result<(crate::layer::Packed, crate::store::Prehashed), BuildError> {
         // A step that waits for its files goes first; packing waits for nobody, so every turn ends.
         let _turn = materialise.is_none().then(|| self.packing.take());
@@ -109,11 +121,33 @@ impl Engine<'_> {
             inner: &mut ingest,
             cancel: self.cancel,
         };
-        let packed = crate::layer::pack(changes, out, &options, target.as_ref());
+        let packed = crate::layer::pack_after(changes, out, &options, target.as_ref(), earlier);
         if self.cancel.load(Ordering::Relaxed) {
             return Err(BuildError::Canceled);
         }
         Ok((packed?, ingest))
+    }
+
+    // What the step's last layer may give to this one; `tree` if files are to be written.
+    fn earlier(&self, record: &PendingRecord, tree: bool) -> Result<Earlier, BuildError> {
+        let mut earlier = Earlier::default();
+        let Some(step) = &record.last else {
+            return Ok(earlier);
+        };
+        let Some(last) = self.store.last_layer(step)? else {
+            return Ok(earlier);
+        };
+        if self.store.has_blob(&last.blob) {
+            earlier.set_blocks(self.store.open_blob(&last.blob)?, last.blocks);
+        }
+        let layer = match tree {
+            true => self.store.layer(&LayerId::Diff(last.diff_id))?,
+            false => None,
+        };
+        if let Some(layer) = layer {
+            earlier.set_tree(Root::new(Arc::new(open_dir(layer.fs())?)), layer.toc()?);
+        }
+        Ok(earlier)
     }
 
     /// Writes changes as files below `dir`, an overlay lower directory.
@@ -164,7 +198,7 @@ impl Engine<'_> {
     fn publish(
         &self,
         (packed, ingest): (crate::layer::Packed, crate::store::Prehashed),
-        fs: Option<PathBuf>,
+        files: Files,
         below: &Layers,
         created: i64,
         record: PendingRecord,
@@ -174,17 +208,17 @@ impl Engine<'_> {
         ingest.commit_as(packed.digest, packed.size_bytes)?;
         let diff_id = packed.diff_id;
         let toc = Arc::new(packed.toc);
-        match fs {
-            Some(dir) if !strays::find(&dir, &toc)?.is_empty() => {
+        match files {
+            Files::Upper(dir) if !strays::find(&dir, &toc)?.is_empty() => {
                 self.store.put_toc(&diff_id, toc.clone())?;
                 let mut late = self.late.lock().expect("no holder of this lock panics");
                 late.push((dir, toc.clone(), diff_id));
             }
-            Some(dir) => {
+            Files::Upper(dir) | Files::Written(dir) => {
                 // If the layer was there already, a running step may still stand on ours: it stays until the build's end.
                 self.store.publish_layer(&dir, toc.clone(), &diff_id)?;
             }
-            None => self.store.put_toc(&diff_id, toc.clone())?,
+            Files::None => self.store.put_toc(&diff_id, toc.clone())?,
         }
         snapshot.set_toc(toc);
         self.store.add_blob_of(&diff_id, &blob)?;
@@ -196,7 +230,16 @@ impl Engine<'_> {
             linked,
             step,
             lock,
+            last,
         } = record;
+        if let Some(last) = last {
+            let made = LastLayer {
+                diff_id,
+                blob: blob.clone(),
+                blocks: packed.blocks,
+            };
+            self.store.set_last_layer(&last, &made)?;
+        }
         self.store.cache_put(&Record {
             key,
             diff_id,
@@ -216,6 +259,16 @@ impl Engine<'_> {
             image: None,
         })
     }
+}
+
+/// Where a layer's files are.
+enum Files {
+    /// In the upper directory of an overlay, which may hold more than the layer.
+    Upper(PathBuf),
+    /// In a directory that was written as the layer says.
+    Written(PathBuf),
+    /// Nowhere: nobody needs them.
+    None,
 }
 
 /// A blob being written until the user ends the build. The failure of another step is no reason: what a step made is good
@@ -245,4 +298,20 @@ pub(super) struct PendingRecord {
     pub(super) linked: bool,
     pub(super) step: String,
     pub(super) lock: Option<KeyLock>,
+    /// What tells the step from others whatever it reads, if the result may be made from its last one.
+    pub(super) last: Option<Digest>,
+}
+
+impl PendingRecord {
+    // For a small layer, looking for its last one takes longer than making it.
+    fn unless_small(mut self, changes: &[Change]) -> PendingRecord {
+        let sizes = changes.iter().map(|change| match change.entry.kind {
+            Kind::File { size_bytes, .. } => size_bytes,
+            _ => 0,
+        });
+        if changes.len() < MANY_FILES && sizes.sum::<u64>() < MANY_BYTES {
+            self.last = None;
+        }
+        self
+    }
 }

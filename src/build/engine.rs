@@ -366,6 +366,10 @@ impl<'a> Engine<'a> {
             }
         }
         let text = step.text(vertex);
+        let last = match &step {
+            Step::Copy(..) if !vertex.no_cache => Some(self.last_key(vertex)),
+            _ => None,
+        };
         let made = match step {
             Step::Run(run) => self.run(id, run, &below, inputs, log_tail)?,
             Step::Copy(copy, prepared) => Made::Changes(self.copy(copy, &below, prepared, inputs)?),
@@ -377,6 +381,7 @@ impl<'a> Engine<'a> {
             linked,
             step: text,
             lock,
+            last,
         };
         let snapshot = self.commit(scope, id, made, &below, record)?;
         Ok((
@@ -386,6 +391,17 @@ impl<'a> Engine<'a> {
             },
             false,
         ))
+    }
+
+    // What a COPY is known by from build to build, whatever its sources hold.
+    fn last_key(&self, vertex: &Vertex) -> Digest {
+        let mut key = Key::new("last 1");
+        key.add("instruction", &vertex.created_by);
+        key.add("platform", &vertex.platform.to_string());
+        if let Some(context) = &self.request.context {
+            key.add("context", &context.folder().to_string_lossy());
+        }
+        key.finish().0
     }
 
     // An earlier result, if it lies on the same layers and its blob is still there.

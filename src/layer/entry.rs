@@ -107,7 +107,7 @@ pub enum Source {
 
 /// The order of tables and tars: by components, so that a directory is followed by all that is in it.
 pub fn path_order(a: &[u8], b: &[u8]) -> Ordering {
-    let shared = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    let shared = shared_bytes(a, b);
     // A slash sorts before every other byte, and an end before a slash; everything else compares as bytes.
     let key = |path: &[u8]| match path.get(shared) {
         None => 0,
@@ -115,6 +115,20 @@ pub fn path_order(a: &[u8], b: &[u8]) -> Ordering {
         Some(c) => u16::from(*c) + 2,
     };
     key(a).cmp(&key(b))
+}
+
+/// How many bytes two paths begin with in common; eight at a time, for sorting a layer calls this most of all.
+fn shared_bytes(a: &[u8], b: &[u8]) -> usize {
+    let (mut words, mut others) = (a.chunks_exact(8), b.chunks_exact(8));
+    let mut shared = 0;
+    while let (Some(x), Some(y)) = (words.next(), others.next()) {
+        if x != y {
+            break;
+        }
+        shared += 8;
+    }
+    let rest = a[shared..].iter().zip(&b[shared..]);
+    shared + rest.take_while(|(x, y)| x == y).count()
 }
 
 impl Entry {

@@ -21,6 +21,7 @@ use super::compress::{BLOCK_BYTES, Encoder};
 use super::entry::path_order;
 use super::error::text;
 use super::pipe::{Buffer, Piece, Pool, hash_contents, hash_stream};
+use super::reuse::{Block, BlockTable, Earlier, EarlierBlocks, Identity};
 use super::root::open_file_read;
 use super::tar::{TRAILER_BYTES, padding_bytes, write_header};
 use super::tree::Tree;
@@ -68,23 +69,46 @@ pub struct Packed {
     pub media_type: MediaType,
     /// What could not be had in the tree.
     pub notes: Vec<Note>,
+    /// The blob's blocks, for a later layer that is nearly the same.
+    pub blocks: BlockTable,
 }
 
 /// Packs `changes`, in any order and each path once, into `blob`; with `materialise` also writes them as a tree.
 ///
 /// `Ok` means that the whole blob was written and flushed, and the tree too. After an error both hold a part.
 pub fn pack(
-    mut changes: Vec<Change>,
+    changes: Vec<Change>,
     blob: impl Write + Send,
     options: &PackOptions,
     materialise: Option<&Materialise>,
 ) -> Result<Packed, LayerError> {
+    pack_after(changes, blob, options, materialise, Earlier::default())
+}
+
+/// As [`pack()`], with the same result; what `earlier` has already is taken from there.
+///
+/// A file whose entry tells the digest of its content, and which turns out to have another, is an error: what was taken by
+/// that digest would be wrong.
+pub fn pack_after(
+    mut changes: Vec<Change>,
+    blob: impl Write + Send,
+    options: &PackOptions,
+    materialise: Option<&Materialise>,
+    earlier: Earlier,
+) -> Result<Packed, LayerError> {
     changes.sort_by(|a, b| path_order(&a.entry.path, &b.entry.path));
+    let (earlier_blocks, earlier_tree) = earlier.split();
+    let earlier_blocks = earlier_blocks.filter(|e| e.suits(options.compression));
     let tree = materialise.map(|m| Tree::new(&m.root, m.tree, None));
     let mut tree = tree.transpose()?;
-    let written = write(blob, options, |blocks| {
+    if let (Some(tree), Some(earlier)) = (&mut tree, earlier_tree) {
+        tree.take_from(earlier);
+    }
+    let written = write(blob, options, earlier_blocks.as_ref(), |blocks| {
+        blocks.identify();
         pack_all(changes, options, blocks, tree.as_mut())
     })?;
+    check_contents(&written)?;
     let notes = match tree {
         Some(tree) => tree.finish(written.contents.clone())?.1,
         None => Vec::new(),
@@ -94,10 +118,31 @@ pub fn pack(
         digest: written.digest,
         size_bytes: written.size_bytes,
         unpacked_size_bytes: written.unpacked_size_bytes,
+        blocks: BlockTable::new(options.compression, written.blocks),
         toc: table(written.entries, written.contents),
         media_type: options.compression.media_type(),
         notes,
     })
+}
+
+/// Fails if a file has not the content that its entry promised.
+fn check_contents(written: &Written) -> Result<(), LayerError> {
+    let files = written.entries.iter().filter_map(|e| match e.kind {
+        Kind::File {
+            size_bytes,
+            content,
+        } => Some((&e.path, size_bytes, content)),
+        _ => None,
+    });
+    for ((path, expected_bytes, promised), content) in files.zip(&written.contents) {
+        if promised.is_some_and(|promised| promised != *content) {
+            return Err(LayerError::Changed {
+                path: text(path),
+                expected_bytes,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A blob as it came out of the threads.
@@ -108,12 +153,14 @@ pub(super) struct Written {
     pub(super) unpacked_size_bytes: u64,
     entries: Vec<Entry>,
     contents: Vec<Digest>,
+    blocks: Vec<Block>,
 }
 
 /// Runs the threads that take the blocks which `produce` fills.
 pub(super) fn write(
     blob: impl Write + Send,
     options: &PackOptions,
+    earlier: Option<&EarlierBlocks>,
     produce: impl FnOnce(&mut Blocks) -> Result<Vec<Entry>, Stop>,
 ) -> Result<Written, LayerError> {
     let threads = match options.threads {
@@ -142,7 +189,7 @@ pub(super) fn write(
             let work_in = Arc::new(Mutex::new(work_in));
             for encoder in encoders {
                 let (work_in, done_out) = (Arc::clone(&work_in), done_out.clone());
-                scope.spawn(move || compress(encoder, &work_in, &done_out));
+                scope.spawn(move || compress(encoder, earlier, &work_in, &done_out));
             }
             // The writer waits for the last of those who could send.
             drop(done_out);
@@ -156,6 +203,7 @@ pub(super) fn write(
             pool,
             parts: Vec::new(),
             number: 0,
+            identity: None,
             diff: diff_out,
             contents: piece_out,
             out: blocks_out,
@@ -175,7 +223,7 @@ pub(super) fn write(
                 return Err(LayerError::Output(why));
             }
         };
-        let (digest, size_bytes) = written.map_err(LayerError::Output)?;
+        let (digest, size_bytes, blocks) = written.map_err(LayerError::Output)?;
         Ok(Written {
             diff_id: DiffId(diff_id),
             digest: digest.unwrap_or(diff_id),
@@ -183,6 +231,7 @@ pub(super) fn write(
             unpacked_size_bytes,
             entries,
             contents,
+            blocks,
         })
     })
 }
@@ -230,8 +279,12 @@ fn pack_all(
             Some(tree) => tree.put(entry.clone())?,
             None => None,
         };
-        if let Kind::File { size_bytes, .. } = entry.kind {
-            blocks.content(&entry.path, &source, size_bytes, file.as_ref())?;
+        if let Kind::File {
+            size_bytes,
+            content,
+        } = entry.kind
+        {
+            blocks.content(&entry.path, &source, (size_bytes, content), file.as_ref())?;
         }
         if let (Some(tree), Some(file)) = (&mut tree, &file) {
             tree.finish_file(file)?;
@@ -246,11 +299,19 @@ fn pack_all(
 /// Where full blocks go.
 enum Out {
     Plain(Sender<Done>),
-    Compressed(SyncSender<(u64, Arc<Buffer>)>),
+    Compressed(SyncSender<Filled>),
 }
 
+/// A block to be compressed: its number, its bytes, and what they are if that is known.
+type Filled = (u64, Arc<Buffer>, Option<Digest>);
+
 /// A block as it is to be written: compressed, or as it is. The buffer is held until then, so that the pool bounds both.
-type Done = (u64, io::Result<Option<Vec<u8>>>, Arc<Buffer>);
+struct Done {
+    number: u64,
+    encoded: io::Result<Option<Vec<u8>>>,
+    block: Arc<Buffer>,
+    identity: Option<Digest>,
+}
 
 /// Cuts the tar into blocks and hands them on.
 pub(super) struct Blocks {
@@ -259,18 +320,30 @@ pub(super) struct Blocks {
     /// What of the current block is content of files.
     parts: Vec<(Range<usize>, bool)>,
     number: u64,
+    /// What the current block is; `None` where nobody asks.
+    identity: Option<Identity>,
     diff: Sender<Arc<Buffer>>,
     contents: Sender<Piece>,
     out: Out,
 }
 
 impl Blocks {
+    /// Tells the blocks by what they hold from here on.
+    fn identify(&mut self) {
+        if matches!(self.out, Out::Compressed(_)) {
+            self.identity = Some(Identity::default());
+        }
+    }
+
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
         while !bytes.is_empty() {
             let spare = self.spare()?;
             let count = spare.len().min(bytes.len());
             spare[..count].copy_from_slice(&bytes[..count]);
             self.current.advance(count);
+            if let Some(identity) = &mut self.identity {
+                identity.bytes(&bytes[..count]);
+            }
             bytes = &bytes[count..];
         }
         Ok(())
@@ -299,9 +372,19 @@ impl Blocks {
             self.contents.send(piece).map_err(|_| Stop::NobodyReads)?;
         }
         self.diff.send(Arc::clone(&block)).map_err(gone)?;
+        let identity = self.identity.as_mut().and_then(Identity::take);
         let sent = match &self.out {
-            Out::Plain(out) => out.send((number, Ok(None), block)).is_ok(),
-            Out::Compressed(out) => out.send((number, block)).is_ok(),
+            Out::Plain(out) => {
+                let encoded = Ok(None);
+                let done = Done {
+                    number,
+                    encoded,
+                    block,
+                    identity,
+                };
+                out.send(done).is_ok()
+            }
+            Out::Compressed(out) => out.send((number, block, identity)).is_ok(),
         };
         if sent { Ok(()) } else { Err(Stop::NobodyReads) }
     }
@@ -311,16 +394,18 @@ impl Blocks {
         &mut self,
         path: &[u8],
         source: &Source,
-        size_bytes: u64,
+        (size_bytes, content): (u64, Option<Digest>),
         copy: Option<&File>,
     ) -> Result<(), Stop> {
+        let file = (size_bytes, content);
         match source {
             Source::File { root, path: at } => {
-                let file = open_file_read(root, at).map_err(|e| LayerError::file("open", at, e))?;
-                self.stream(path, file, size_bytes, copy)?;
+                let input =
+                    open_file_read(root, at).map_err(|e| LayerError::file("open", at, e))?;
+                self.stream(path, input, file, copy)?;
             }
-            Source::Bytes(bytes) => self.stream(path, &bytes[..], size_bytes, copy)?,
-            Source::None => self.stream(path, io::empty(), size_bytes, copy)?,
+            Source::Bytes(bytes) => self.stream(path, &bytes[..], file, copy)?,
+            Source::None => self.stream(path, io::empty(), file, copy)?,
         }
         self.write(&[0; 512][..padding_bytes(size_bytes)])
     }
@@ -329,7 +414,7 @@ impl Blocks {
         &mut self,
         path: &[u8],
         mut input: impl Read,
-        size_bytes: u64,
+        (size_bytes, content): (u64, Option<Digest>),
         copy: Option<&File>,
     ) -> Result<(), Stop> {
         let changed = || LayerError::Changed {
@@ -356,6 +441,9 @@ impl Blocks {
                 let written = copy.write_all(&spare[..count]);
                 written.map_err(|e| LayerError::file("write", path, e))?;
             }
+            if let Some(identity) = &mut self.identity {
+                identity.content(content.as_ref(), size_bytes - left, count as u64);
+            }
             left -= count as u64;
             ended = left == 0 && count < room;
             let start = self.current.len();
@@ -380,31 +468,58 @@ impl Blocks {
 }
 
 /// A worker: compresses blocks until there are no more, or nobody wants them.
-fn compress(mut encoder: Encoder, work: &Mutex<Receiver<(u64, Arc<Buffer>)>>, done: &Sender<Done>) {
+fn compress(
+    mut encoder: Encoder,
+    earlier: Option<&EarlierBlocks>,
+    work: &Mutex<Receiver<Filled>>,
+    done: &Sender<Done>,
+) {
     loop {
         let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((number, block)) = next else { return };
-        let mut out = Vec::new();
-        let encoded = encoder.encode(&block, &mut out).map(|()| Some(out));
-        if done.send((number, encoded, block)).is_err() {
+        let Ok((number, block, identity)) = next else {
+            return;
+        };
+        let made = earlier.zip(identity.as_ref());
+        let encoded = match made.and_then(|(earlier, identity)| earlier.get(identity)) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => {
+                let mut out = Vec::new();
+                encoder.encode(&block, &mut out).map(|()| Some(out))
+            }
+        };
+        let encoded = Done {
+            number,
+            encoded,
+            block,
+            identity,
+        };
+        if done.send(encoded).is_err() {
             return;
         }
     }
 }
 
-/// Writes blocks in their order; gives their digest if asked to, and how many bytes they are.
+/// Writes blocks in their order; gives their digest if asked to, how many bytes they are, and those that were compressed.
 fn write_blob(
     mut blob: impl Write,
     done: &Receiver<Done>,
     hash: bool,
-) -> io::Result<(Option<Digest>, u64)> {
+) -> io::Result<(Option<Digest>, u64, Vec<Block>)> {
+    let mut blocks = Vec::new();
     let mut waiting = BTreeMap::new();
     let mut next = 0;
     let mut size_bytes = 0;
     let mut hasher = hash.then(Hasher::sha256);
-    for (number, encoded, block) in done {
-        waiting.insert(number, (encoded?, block));
-        while let Some((encoded, block)) = waiting.remove(&next) {
+    for done in done {
+        waiting.insert(done.number, (done.encoded?, done.block, done.identity));
+        while let Some((encoded, block, identity)) = waiting.remove(&next) {
+            if let Some(bytes) = &encoded {
+                blocks.push(Block {
+                    identity,
+                    size_bytes: u32::try_from(bytes.len()).map_err(io::Error::other)?,
+                    crc32: libdeflater::crc32(bytes),
+                });
+            }
             let bytes: &[u8] = encoded.as_deref().unwrap_or(&block);
             blob.write_all(bytes)?;
             if let Some(hasher) = &mut hasher {
@@ -415,7 +530,7 @@ fn write_blob(
         }
     }
     blob.flush()?;
-    Ok((hasher.map(Hasher::finish), size_bytes))
+    Ok((hasher.map(Hasher::finish), size_bytes, blocks))
 }
 
 #[cfg(test)]

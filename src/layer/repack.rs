@@ -40,10 +40,10 @@ pub fn repack(
         },
     )?;
     let written = match options.clamp_mtime {
-        None => write(blob, options, |blocks| copy(tar, blocks))?,
+        None => write(blob, options, None, |blocks| copy(tar, blocks))?,
         Some(latest) => {
             let tar = BufReader::with_capacity(BUFFER_BYTES, tar);
-            write(blob, options, |blocks| clamp(tar, latest, blocks))?
+            write(blob, options, None, |blocks| clamp(tar, latest, blocks))?
         }
     };
     Ok(Repacked {

@@ -21,6 +21,7 @@ use rustix::process::{getegid, geteuid};
 use super::dirfd::{is_overlay_whiteout, names, proc_path, remove_all};
 use super::entry::{join, parent, push_parts};
 use super::error::text;
+use super::reuse::EarlierTree;
 use super::unpack::Below;
 use super::{Entry, Kind, KindRef, LayerError, Meta, Root, Toc};
 use crate::oci::Digest;
@@ -125,6 +126,7 @@ pub(crate) struct Tree<'a> {
     root: Root,
     options: TreeOptions,
     below: Option<Below<'a>>,
+    earlier: Option<EarlierTree>,
     /// The directory that was written to last.
     here: Here,
     /// What was written, under the paths where it really is.
@@ -163,6 +165,7 @@ impl<'a> Tree<'a> {
             root: root.clone(),
             options,
             below,
+            earlier: None,
             here,
             entries: Vec::new(),
             made: HashSet::new(),
@@ -171,7 +174,12 @@ impl<'a> Tree<'a> {
         })
     }
 
-    /// Puts an entry; a file is given back empty, for its content and then [`Tree::finish_file`].
+    /// Gives files of an earlier tree that are the same another name here instead of writing them.
+    pub(crate) fn take_from(&mut self, earlier: EarlierTree) {
+        self.earlier = Some(earlier);
+    }
+
+    /// Puts an entry; a file is given back empty, for its content and then [`Tree::finish_file`], unless it is there already.
     pub(crate) fn put(&mut self, mut entry: Entry) -> Result<Option<File>, LayerError> {
         self.drop_reserved(&mut entry);
         if entry.path.is_empty() {
@@ -193,6 +201,7 @@ impl<'a> Tree<'a> {
                 let target = self.hard_link(&entry, &name, &target)?;
                 entry.kind = Kind::HardLink { target };
             }
+            Kind::File { .. } if self.link_earlier(&entry, &name) => {}
             Kind::File { .. } => {
                 let flags = OFlags::WRONLY
                     | OFlags::CREATE
@@ -227,6 +236,16 @@ impl<'a> Tree<'a> {
         self.remember(&entry.path);
         self.entries.push(entry);
         Ok(file)
+    }
+
+    /// Whether the file is there now because an earlier tree has the same.
+    fn link_earlier(&mut self, entry: &Entry, name: &[u8]) -> bool {
+        let linked = self
+            .earlier
+            .as_mut()
+            .map(|e| e.link(entry, &self.here.fd, name));
+        // Whatever keeps it from being linked, it can be written: that fails, or replaces what is in the way.
+        matches!(linked, Some(Ok(true)))
     }
 
     /// Gives the file that was put last its owner, attributes, mode and time, in this order: a new owner clears attributes and

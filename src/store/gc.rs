@@ -375,6 +375,9 @@ impl Store {
                 }
             }
         }
+        for path in self.stale_last_layers(&|name| marks.layers.contains(name))? {
+            freed += sweep.remove(&path)?;
+        }
         if options.build_cache {
             for path in list(&cache.join("files"))? {
                 let used = modified(&path)?;

@@ -6,7 +6,8 @@
 //!                            as annotations dev.strata.image.id and dev.strata.image.size, so that a listing reads no more
 //!   blobs/sha256/<hex>       manifests, configs, layers as they are pushed and pulled
 //!   layers/<diffID>/         an unpacked layer; chain-<chainID>/ for one that leans on those below it
-//!     fs/                    the unpacked changeset, an overlay lower directory, immutable; may be pruned
+//!     fs/                    the unpacked changeset, an overlay lower directory, immutable; may be pruned; its files may be
+//!                            further names of another layer's that are the same
 //!     toc                    its table of contents; stays when fs/ is pruned
 //!     boot                   the boot that wrote it, until it is flushed: it counts in no other
 //!   cache/records/<key>      build cache: key ► layer, with the labelled inputs of the key; mtime = last use
@@ -14,6 +15,7 @@
 //!   cache/blobs/<diffID>     which blobs hold a layer
 //!   cache/origins/<digest>   which repositories have a blob
 //!   cache/files/<context>    what the contents of context files hash to, by device, inode, size and times
+//!   cache/steps/<step>       what a step made last, for the next making of it to take from
 //!   mounts/<id>/             RUN --mount=type=cache directories
 //!   work/<name>/             what a running process is writing; locked while it lives
 //!   locks/<kind>-<id>        see Concurrency
@@ -47,6 +49,7 @@ mod df;
 mod error;
 mod files;
 mod gc;
+mod last;
 mod layers;
 mod links;
 mod lock;
@@ -77,6 +80,7 @@ pub use df::{DiskUsage, Share};
 pub use error::{DiffIdError, StoreError};
 pub use files::{FileHashes, FileStamp};
 pub use gc::{PruneImages, PruneOptions, PruneReport};
+pub use last::LastLayer;
 pub use layers::{Layer, LayerId};
 pub use lock::KeyLock;
 pub use mounts::{CacheMount, Sharing};
@@ -95,7 +99,7 @@ const FORMAT: u32 = 1;
 
 /// The directories of a store, with the mode each is made with. What only strata reads is for its owner alone: unpacked layers
 /// hold set-id programs, and cache mounts whatever a build left there.
-const DIRECTORIES: [(&str, u32); 12] = [
+const DIRECTORIES: [(&str, u32); 13] = [
     ("blobs", 0o755),
     ("blobs/sha256", 0o755),
     ("layers", 0o700),
@@ -105,6 +109,7 @@ const DIRECTORIES: [(&str, u32); 12] = [
     ("cache/blobs", 0o700),
     ("cache/origins", 0o700),
     ("cache/files", 0o700),
+    ("cache/steps", 0o700),
     ("mounts", 0o700),
     ("locks", 0o700),
     ("work", 0o700),

@@ -191,3 +191,37 @@ fn the_mode_of_results_follows_the_umask() {
     assert_eq!(mode(&lab.folder.join("out.tar")), 0o644);
     assert_eq!(mode(&lab.folder.join("m.json")), 0o644);
 }
+
+/// A build after a change takes what it can from the one before it; no byte of the result, and of no earlier one, shows that.
+#[test]
+fn whatever_was_built_before() {
+    let lab = Lab::new();
+    lab.write(
+        "Dockerfile",
+        "FROM @REG@/busybox\nCOPY d /d\nRUN echo spoilt >>/d/7 && chmod 600 /d/8 && touch -d @1600000000 /d/7\n",
+    );
+    succeed(&mut lab.shell(
+        "mkdir d; for i in $(seq 60); do echo file $i >d/$i; done; seq 400000 >d/big; ln d/1 d/one
+         touch -d @1600000000 d/* d",
+    ));
+    let build = |store: &str, name: &str| {
+        succeed(&mut lab.shell(&format!(
+            "strata --root {store} build --build-arg SOURCE_DATE_EPOCH=1700000000 --metadata-file {name}.json -t app:{name} ."
+        )));
+        let text = std::fs::read(lab.folder.join(format!("{name}.json"))).expect("it was written");
+        let metadata: serde_json::Value = serde_json::from_slice(&text).expect("it is JSON");
+        metadata["containerimage.digest"].to_string()
+    };
+    let first = build("one", "first");
+    succeed(&mut lab.shell("echo changed >>d/50; touch -d @1600000000 d/50"));
+    let second = build("one", "second");
+    assert_ne!(first, second);
+    let shares = "set -- one/layers/*/fs/d/20; test $# = 2 && test $1 -ef $2; set -- one/layers/*/fs/d/50; test $# = 2 && ! test $1 -ef $2";
+    succeed(&mut lab.shell(shares));
+    assert_eq!(build("two", "second"), second);
+    // A step that wrote to what two layers share wrote to neither.
+    succeed(&mut lab.shell("! grep -r spoilt one/layers/*/fs/d/1*"));
+    succeed(&mut lab.shell("strata --root one check --full; strata --root two check --full"));
+    succeed(&mut lab.shell("sed -i /changed/d d/50; touch -d @1600000000 d/50 d"));
+    assert_eq!(build("three", "first"), first);
+}

@@ -1,0 +1,347 @@
+//! What an earlier layer left that a later one takes instead of making it again: compressed blocks, and files of its tree.
+//!
+//! Both are taken by what they hold and never by a guess. A block is known by a digest over the bytes of its headers and the
+//! digests of the contents in it, so that it is recognised before it is compressed; a file by its whole entry, content
+//! included. The result has the same bytes as one that was made from nothing.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, linkat};
+use serde::{Deserialize, Serialize};
+
+use super::compress::BLOCK_BYTES;
+use super::entry::parent;
+use super::{Compression, Entry, Kind, Root, Toc};
+use crate::oci::{Digest, Hasher};
+
+/// The compressed blocks of a blob, in their order.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BlockTable {
+    /// What made them. Blocks of another maker may hold the same and have other bytes.
+    maker: String,
+    blocks: Vec<Block>,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Block {
+    /// What it holds; `None` where the digests of contents were not known before.
+    pub(super) identity: Option<Digest>,
+    /// Compressed.
+    pub(super) size_bytes: u32,
+    /// Of the compressed bytes: against files that a power loss tore. Who could do worse could write the store.
+    pub(super) crc32: u32,
+}
+
+impl BlockTable {
+    pub(super) fn new(compression: Compression, blocks: Vec<Block>) -> BlockTable {
+        BlockTable {
+            maker: maker(compression),
+            blocks,
+        }
+    }
+}
+
+fn maker(compression: Compression) -> String {
+    format!(
+        "{compression:?} {BLOCK_BYTES} {}",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// An earlier layer.
+#[derive(Debug, Default)]
+pub struct Earlier {
+    blocks: Option<EarlierBlocks>,
+    tree: Option<EarlierTree>,
+}
+
+impl Earlier {
+    /// Takes blocks from `blob`, which `table` is about.
+    pub fn set_blocks(&mut self, blob: File, table: BlockTable) {
+        let mut by_identity = HashMap::new();
+        let mut at = 0;
+        for block in &table.blocks {
+            if let Some(identity) = block.identity {
+                by_identity.insert(identity, (at, block.size_bytes, block.crc32));
+            }
+            at += u64::from(block.size_bytes);
+        }
+        self.blocks = Some(EarlierBlocks {
+            blob,
+            maker: table.maker,
+            by_identity,
+        });
+    }
+
+    /// Takes files from `root`, an unpacked layer that is never written to and is kept by the same rules as the tree to be
+    /// written; `toc` says what is in it. They get another name in the new tree.
+    pub fn set_tree(&mut self, root: Root, toc: Arc<Toc>) {
+        self.tree = Some(EarlierTree {
+            root,
+            toc,
+            here: None,
+        });
+    }
+
+    pub(super) fn split(self) -> (Option<EarlierBlocks>, Option<EarlierTree>) {
+        (self.blocks, self.tree)
+    }
+}
+
+/// The blob of an earlier layer.
+#[derive(Debug)]
+pub(super) struct EarlierBlocks {
+    blob: File,
+    maker: String,
+    by_identity: HashMap<Digest, (u64, u32, u32)>,
+}
+
+impl EarlierBlocks {
+    /// Whether the blocks are as `compression` would make them now.
+    pub(super) fn suits(&self, compression: Compression) -> bool {
+        self.maker == maker(compression)
+    }
+
+    /// The compressed bytes of a block; `None` if they are not there, or not whole.
+    pub(super) fn get(&self, identity: &Digest) -> Option<Vec<u8>> {
+        let (at, size_bytes, crc32) = *self.by_identity.get(identity)?;
+        let mut bytes = vec![0; usize::try_from(size_bytes).ok()?];
+        self.blob.read_exact_at(&mut bytes, at).ok()?;
+        (libdeflater::crc32(&bytes) == crc32).then_some(bytes)
+    }
+}
+
+/// The tree of an earlier layer.
+#[derive(Debug)]
+pub(super) struct EarlierTree {
+    root: Root,
+    toc: Arc<Toc>,
+    /// The directory that was looked into last.
+    here: Option<(Vec<u8>, OwnedFd)>,
+}
+
+impl EarlierTree {
+    /// Gives the same file of the earlier tree the name `name` in `dir`. Anything but `Ok(true)` means that it has to be
+    /// written: there is none, or the file system does not want to (as with too many links).
+    pub(super) fn link(&mut self, entry: &Entry, dir: &OwnedFd, name: &[u8]) -> io::Result<bool> {
+        let known = matches!(
+            entry.kind,
+            Kind::File {
+                content: Some(_),
+                ..
+            }
+        );
+        let earlier = self.toc.find(&entry.path);
+        if !known || earlier.is_none_or(|e| e.to_entry() != *entry) {
+            return Ok(false);
+        }
+        let above = parent(&entry.path).unwrap_or_default();
+        if self.here.as_ref().is_none_or(|(path, _)| path != above) {
+            self.here = Some((above.to_vec(), self.root.open_dir(above)?));
+        }
+        let Some((_, from)) = &self.here else {
+            return Ok(false);
+        };
+        linkat(from, name, dir, name, AtFlags::empty())?;
+        Ok(true)
+    }
+}
+
+/// The identity of a block that is being filled.
+#[derive(Default)]
+pub(super) struct Identity {
+    hasher: Option<Hasher>,
+    unknown: bool,
+}
+
+impl Identity {
+    /// Bytes of the tar that are no file's content.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        let hasher = self.hasher.get_or_insert_with(Hasher::sha256);
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    }
+
+    /// `count` bytes from `offset` on of a content.
+    pub(super) fn content(&mut self, content: Option<&Digest>, offset: u64, count: u64) {
+        let Some(content) = content else {
+            self.unknown = true;
+            return;
+        };
+        let hasher = self.hasher.get_or_insert_with(Hasher::sha256);
+        // No stretch of bytes is as long.
+        hasher.update(&u64::MAX.to_le_bytes());
+        hasher.update(content.bytes());
+        hasher.update(&offset.to_le_bytes());
+        hasher.update(&count.to_le_bytes());
+    }
+
+    /// What was put in since the last call; `None` if it is not known what that was.
+    pub(super) fn take(&mut self) -> Option<Digest> {
+        let Identity { hasher, unknown } = std::mem::take(self);
+        hasher.filter(|_| !unknown).map(Hasher::finish)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+    use crate::layer::{
+        Change, Devices, LayerError, Materialise, Meta, Ownership, PackOptions, Packed, Source,
+        TreeOptions, Whiteouts, pack, pack_after,
+    };
+
+    const FILES: usize = 1_200;
+
+    fn file(path: String, content: Vec<u8>) -> Change {
+        let kind = Kind::File {
+            size_bytes: content.len() as u64,
+            content: Some(Digest::of(&content)),
+        };
+        let meta = Meta {
+            mode: 0o644,
+            mtime: 100,
+            ..Meta::default()
+        };
+        Change {
+            entry: Entry {
+                path: path.into_bytes(),
+                meta,
+                kind,
+            },
+            source: Source::Bytes(content.into()),
+        }
+    }
+
+    /// A block of small files and one file of more than two; `changed` are other than before.
+    fn changes(changed: &[usize]) -> Vec<Change> {
+        let small = (0..FILES).map(|at| {
+            let word = if changed.contains(&at) { "new" } else { "old" };
+            file(format!("f{at:05}"), format!("{word} {at}\n").into_bytes())
+        });
+        let large = (0..2_500_000u32).map(|at| at.to_le_bytes()[usize::from(at % 3 == 0)]);
+        small
+            .chain([file("large".to_owned(), large.collect())])
+            .collect()
+    }
+
+    struct Made {
+        packed: Packed,
+        blob: Vec<u8>,
+        dir: tempfile::TempDir,
+    }
+
+    fn made(changes: Vec<Change>, compression: Compression, earlier: Option<&Made>) -> Made {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Materialise {
+            root: Root::open(dir.path()).unwrap(),
+            tree: TreeOptions {
+                ownership: Ownership::Xattr,
+                whiteouts: Whiteouts::OverlayUser,
+                devices: Devices::Skip,
+            },
+        };
+        let options = PackOptions {
+            compression,
+            ..PackOptions::default()
+        };
+        let mut reuse = Earlier::default();
+        if let Some(earlier) = earlier {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&earlier.blob).unwrap();
+            reuse.set_blocks(file, earlier.packed.blocks.clone());
+            let root = Root::open(earlier.dir.path()).unwrap();
+            reuse.set_tree(root, Arc::new(earlier.packed.toc.clone()));
+        }
+        let mut blob = Vec::new();
+        let packed = pack_after(changes, &mut blob, &options, Some(&target), reuse).unwrap();
+        Made { packed, blob, dir }
+    }
+
+    fn inode(made: &Made, path: &str) -> u64 {
+        std::fs::metadata(made.dir.path().join(path)).unwrap().ino()
+    }
+
+    // How many blocks of `new` are in `old` too.
+    fn shared(old: &Packed, new: &Packed) -> usize {
+        let known: Vec<_> = old.blocks.blocks.iter().map(|b| b.identity).collect();
+        let blocks = new.blocks.blocks.iter();
+        blocks.filter(|b| known.contains(&b.identity)).count()
+    }
+
+    #[test]
+    fn the_result_is_as_if_made_from_nothing() {
+        for compression in [
+            Compression::None,
+            Compression::gzip(None).unwrap(),
+            Compression::zstd(None).unwrap(),
+        ] {
+            let old = made(changes(&[]), compression, None);
+            for changed in [&[][..], &[7], &[0, FILES - 1]] {
+                let fresh = made(changes(changed), compression, None);
+                let again = made(changes(changed), compression, Some(&old));
+                assert_eq!(again.blob, fresh.blob, "{compression:?} {changed:?}");
+                assert_eq!(again.packed.toc, fresh.packed.toc);
+                assert_eq!(again.packed.blocks, fresh.packed.blocks);
+                for at in [0, 7, 8] {
+                    let name = format!("f{at:05}");
+                    let linked = inode(&old, &name) == inode(&again, &name);
+                    assert_eq!(linked, !changed.contains(&at), "{name} {changed:?}");
+                    let content = std::fs::read(again.dir.path().join(&name)).unwrap();
+                    assert_eq!(content.starts_with(b"new"), changed.contains(&at));
+                }
+                let blocks = again.packed.blocks.blocks.len();
+                if compression != Compression::None {
+                    assert!(blocks >= 4 && shared(&old.packed, &again.packed) >= blocks - 2);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_torn_or_of_another_maker_is_made_again() {
+        let gzip = Compression::gzip(None).unwrap();
+        let fresh = made(changes(&[9]), gzip, None);
+        let mut torn = made(changes(&[]), gzip, None);
+        let middle = torn.blob.len() / 2;
+        torn.blob[middle] ^= 1;
+        torn.blob.truncate(middle + 10);
+        let other = made(changes(&[]), Compression::gzip(Some(1)).unwrap(), None);
+        for earlier in [&torn, &other] {
+            let again = made(changes(&[9]), gzip, Some(earlier));
+            assert_eq!(again.blob, fresh.blob);
+        }
+    }
+
+    #[test]
+    fn metadata_counts() {
+        let old = made(changes(&[]), Compression::None, None);
+        let mut touched = changes(&[]);
+        touched[3].entry.meta.mtime = 101;
+        touched[4].entry.meta.mode = 0o755;
+        let new = made(touched, Compression::None, Some(&old));
+        for (at, linked) in [(2, true), (3, false), (4, false), (5, true)] {
+            let name = format!("f{at:05}");
+            assert_eq!(inode(&old, &name) == inode(&new, &name), linked, "{name}");
+        }
+        let meta = |made: &Made| std::fs::metadata(made.dir.path().join("f00003")).unwrap();
+        assert_eq!((meta(&old).mtime(), meta(&new).mtime()), (100, 101));
+    }
+
+    #[test]
+    fn a_content_that_is_not_what_was_promised_is_an_error() {
+        let mut changes = changes(&[]);
+        changes[5].source = Source::Bytes((*b"odd 5\n").into());
+        let error = pack(changes, std::io::sink(), &PackOptions::default(), None).unwrap_err();
+        assert!(matches!(error, LayerError::Changed { path, .. } if path == "f00005"));
+    }
+}
