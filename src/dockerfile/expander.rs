@@ -8,6 +8,11 @@ use super::words::WordError;
 /// How deep `${…}` may nest. Recursion is bounded by it; no one writes more than a few.
 const MAX_DEPTH: usize = 50;
 
+/// By how many bytes a text may grow. Replacements in replacements multiply, and so do variables made of variables: a few
+/// lines could ask for more than any memory. Linux takes no argument and no variable beyond 128 KiB; this is enough for
+/// several of them in one text.
+const MAX_GROWTH_BYTES: usize = 1 << 20;
+
 /// The value of a variable; `None` if it is not set.
 pub(super) type Lookup<'f> = dyn FnMut(&str) -> Option<String> + 'f;
 
@@ -94,6 +99,21 @@ impl<'w, 'l> Expander<'w, 'l> {
         }
     }
 
+    /// The length no text of this word may have.
+    fn limit(&self) -> usize {
+        self.source.len() + MAX_GROWTH_BYTES
+    }
+
+    fn too_long<T>(&self, start: usize) -> Result<T, WordError> {
+        self.error(
+            start,
+            format!(
+                "the variables in it make it longer than {} bytes",
+                self.limit()
+            ),
+        )
+    }
+
     /// The whole word.
     pub(super) fn run(mut self) -> Result<Output, WordError> {
         self.until(None, self.mode.keep_escapes)
@@ -140,6 +160,9 @@ impl<'w, 'l> Expander<'w, 'l> {
                         out.push(c, at);
                     }
                     out.text.push_str(&value);
+                    if out.text.len() > self.limit() {
+                        return self.too_long(at);
+                    }
                 }
                 '\'' | '"' if !self.mode.plain_quotes => {
                     let quoted = if c == '"' {
@@ -149,6 +172,9 @@ impl<'w, 'l> Expander<'w, 'l> {
                     };
                     out.push_word(&quoted, at);
                     out.text.push_str(&quoted);
+                    if out.text.len() > self.limit() {
+                        return self.too_long(at);
+                    }
                 }
                 _ if c == self.escape => {
                     self.next();
@@ -219,7 +245,13 @@ impl<'w, 'l> Expander<'w, 'l> {
                     }
                     return Ok(text);
                 }
-                Some('$') => text.push_str(&self.dollar()?),
+                Some('$') => {
+                    let start = self.at;
+                    text.push_str(&self.dollar()?);
+                    if text.len() > self.limit() {
+                        return self.too_long(start);
+                    }
+                }
                 Some(c) if c == self.escape => {
                     self.next();
                     if self.keep_escapes {
@@ -387,7 +419,11 @@ impl<'w, 'l> Expander<'w, 'l> {
                 let pattern = self.pattern(start, &text)?;
                 // As in the pattern, the escape was for the syntax around it.
                 let with = with.replace("\\}", "}").replace("\\/", "/");
-                Ok(pattern.replace(&value.unwrap_or_default(), &with, all))
+                let value = value.unwrap_or_default();
+                match pattern.replace(&value, &with, all, self.limit()) {
+                    Some(text) => Ok(text),
+                    None => self.too_long(start),
+                }
             }
         }
     }

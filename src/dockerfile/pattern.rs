@@ -63,8 +63,14 @@ impl Pattern {
     }
 
     /// The value with the first or every match replaced, each the longest from the leftmost place. An empty match
-    /// counts unless it touches the match before it.
-    pub(super) fn replace(&self, value: &str, with: &str, all: bool) -> String {
+    /// counts unless it touches the match before it. `None` if that were longer than `limit` bytes.
+    pub(super) fn replace(
+        &self,
+        value: &str,
+        with: &str,
+        all: bool,
+        limit: usize,
+    ) -> Option<String> {
         let chars: Vec<char> = value.chars().collect();
         let mut out = String::with_capacity(value.len());
         let mut at = 0;
@@ -72,6 +78,9 @@ impl Pattern {
         while at <= chars.len() {
             match matching(&self.0, &chars[at..], true) {
                 Some(length) if length > 0 || last_end != Some(at) => {
+                    if out.len() + with.len() > limit {
+                        return None;
+                    }
                     out.push_str(with);
                     at += length;
                     last_end = Some(at);
@@ -90,7 +99,7 @@ impl Pattern {
                     let end = line.map_or(chars.len(), |newline| at + newline + 1);
                     out.extend(&chars[at..end]);
                     if line.is_none() {
-                        return out;
+                        return Some(out);
                     }
                     at = end;
                 }
@@ -101,7 +110,7 @@ impl Pattern {
             }
         }
         out.extend(chars.get(at..).unwrap_or_default());
-        out
+        (out.len() <= limit).then_some(out)
     }
 }
 
@@ -214,13 +223,13 @@ mod tests {
         ] {
             let compiled = Pattern::new(pattern).unwrap();
             assert_eq!(
-                compiled.replace(value, "X", false),
-                first,
+                compiled.replace(value, "X", false, 99).as_deref(),
+                Some(first),
                 "{pattern} {value}"
             );
             assert_eq!(
-                compiled.replace(value, "X", true),
-                every,
+                compiled.replace(value, "X", true, 99).as_deref(),
+                Some(every),
                 "{pattern} {value}"
             );
         }

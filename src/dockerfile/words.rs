@@ -259,6 +259,20 @@ mod tests {
         }
     }
 
+    /// Each replacement takes the one before it for every character: 18 to the power of 40 bytes.
+    #[test]
+    fn replacements_in_replacements_are_bounded() {
+        let word = "${V//?/".repeat(40) + "x" + &"}".repeat(40);
+        let message = "the variables in it make it longer than 1048897 bytes";
+        assert_eq!(one(&word).unwrap_err(), message);
+        let long = |_: &str| Some("x".repeat(700_000));
+        for word in ["$A$B", "\"$A$B\"", "\"$A\"\"$B\"", "${N:-$A$B}"] {
+            let error = expand(word, '\\', &mut { long }).unwrap_err();
+            assert!(error.message.ends_with("bytes"), "{word}: {error}");
+        }
+        assert_eq!(expand("$A", '\\', &mut { long }).unwrap().len(), 700_000);
+    }
+
     #[test]
     fn errors_have_a_place() {
         let error = expand("a${b:=c}", '\\', &mut lookup).unwrap_err();

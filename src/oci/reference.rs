@@ -98,12 +98,16 @@ impl Reference {
         })
     }
 
-    /// The name as docker shows it: without `docker.io/` and `library/`.
+    /// The name as docker shows it: without `docker.io/` and `library/`. It reads back as this reference: where what follows
+    /// would pass for a host, `docker.io/` stays.
     pub fn familiar(&self) -> String {
         let full = self.to_string();
-        let short = full.strip_prefix("docker.io/").unwrap_or(&full);
-        match short.strip_prefix("library/") {
-            Some(rest) if !rest.contains('/') => rest.to_owned(),
+        let Some(short) = full.strip_prefix("docker.io/") else {
+            return full;
+        };
+        match short.split_once('/') {
+            Some(("library", rest)) if !rest.contains('/') => rest.to_owned(),
+            Some((first, _)) if is_host(first) => full,
             _ => short.to_owned(),
         }
     }
@@ -117,6 +121,13 @@ impl Reference {
         }
         .familiar()
     }
+}
+
+/// Whether what comes before the first slash is a host rather than a part of the repository.
+fn is_host(first: &str) -> bool {
+    first.contains(['.', ':'])
+        || first == "localhost"
+        || first.bytes().any(|c| c.is_ascii_uppercase())
 }
 
 fn check_tag(tag: &str, text: &str) -> Result<(), ReferenceError> {
@@ -228,13 +239,7 @@ impl FromStr for Reference {
         }
         // What comes before the first slash is a host only if it looks like one: docker's rule.
         let (registry, repository) = match name.split_once('/') {
-            Some((first, rest))
-                if first.contains(['.', ':'])
-                    || first == "localhost"
-                    || first.bytes().any(|c| c.is_ascii_uppercase()) =>
-            {
-                (first, rest.to_owned())
-            }
+            Some((first, rest)) if is_host(first) => (first, rest.to_owned()),
             Some(_) => (DEFAULT_REGISTRY, name.to_owned()),
             None => (DEFAULT_REGISTRY, name.to_owned()),
         };
@@ -317,6 +322,17 @@ mod tests {
                 "x:latest",
             ),
             ("localhost/x", "localhost/x:latest", "localhost/x:latest"),
+            // Short, these would be images of other registries.
+            (
+                "docker.io/localhost/x",
+                "docker.io/localhost/x:latest",
+                "docker.io/localhost/x:latest",
+            ),
+            (
+                "docker.io/a.b/x:1",
+                "docker.io/a.b/x:1",
+                "docker.io/a.b/x:1",
+            ),
             (
                 "127.0.0.1:5000/x/y:t",
                 "127.0.0.1:5000/x/y:t",

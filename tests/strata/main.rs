@@ -14,6 +14,7 @@
 //!   │ lab       a folder, a store and a registry for one test; registry: one that can be pushed to, lies, and waits
 //! outputs       every form of a build's result; commands: what there is beside build
 //! lint          build --check and the other calls
+//! properties    what holds for any input; the fuzz targets of fuzz/ include the same files
 //! floors        the sources keep the floors of the house
 //! ```
 //!
@@ -42,6 +43,7 @@ mod lint;
 mod memory;
 mod outputs;
 mod pattern;
+mod properties;
 mod pull;
 mod registry;
 mod same_bytes;
