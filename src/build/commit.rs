@@ -11,7 +11,7 @@ use crate::layer::{
 };
 use crate::oci::{ChainId, Descriptor, Digest};
 use crate::plan::graph::VertexId;
-use crate::store::{KeyLock, LastLayer, LayerId, Record};
+use crate::store::{KeyLock, LastLayer, LayerId, Place, Record};
 
 use super::engine::{Engine, Layers, chain, make_layer_dir, now, open_dir};
 use super::snapshot::{Committed, Snapshot};
@@ -229,6 +229,7 @@ impl Engine<'_> {
             labels,
             linked,
             step,
+            place,
             lock,
             last,
         } = record;
@@ -248,6 +249,7 @@ impl Engine<'_> {
             created,
             inputs: labels,
             step,
+            place: Some(place),
         })?;
         drop(lock);
         Ok(Committed {
@@ -297,6 +299,7 @@ pub(super) struct PendingRecord {
     pub(super) labels: Vec<(String, String)>,
     pub(super) linked: bool,
     pub(super) step: String,
+    pub(super) place: Place,
     pub(super) lock: Option<KeyLock>,
     /// What tells the step from others whatever it reads, if the result may be made from its last one.
     pub(super) last: Option<Digest>,

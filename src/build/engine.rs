@@ -17,10 +17,11 @@ use super::assemble::Built;
 use super::commit::{Made, PendingRecord};
 use super::context::Contexts;
 use super::event::{EventKind, Events, StepId};
+use super::explain::{History, Missed, place, step_text};
 use super::key::Key;
 use super::pull::Pulls;
 use super::snapshot::{Committed, Snapshot};
-use super::transfer::Prepared;
+use super::transfer::{Part, Prepared};
 use super::tree::Tree;
 use super::turns::Turns;
 use super::{BuildError, Fetch, Request};
@@ -49,6 +50,7 @@ pub(super) struct Engine<'a> {
     failed: AtomicBool,
     /// Vertices whose layer's files somebody will read.
     pub(super) needs_files: BTreeSet<VertexId>,
+    pub(super) history: History,
 }
 
 /// What a vertex came to.
@@ -56,21 +58,23 @@ pub(super) struct Engine<'a> {
 pub(super) struct Outcome {
     pub(super) layers: Layers,
     pub(super) key: Digest,
+    /// Whether it was not cached.
+    pub(super) ran: bool,
 }
 
 /// A vertex that makes a layer.
 enum Step<'a> {
-    Run(&'a RunOp),
+    /// With the files that its bind mounts show.
+    Run(&'a RunOp, Vec<Part>),
     Copy(&'a CopyOp, Prepared),
     Workdir(&'a WorkdirOp),
 }
 
 impl Step<'_> {
-    // As a record shows it: history shows a RUN with the values of its build arguments, and they are not a record's business.
-    fn text(&self, vertex: &Vertex) -> String {
+    fn parts(&self) -> &[Part] {
         match self {
-            Step::Run(run) => format!("RUN {}", run.args.join(" ")),
-            Step::Copy(..) | Step::Workdir(_) => vertex.created_by.clone(),
+            Step::Run(_, parts) | Step::Copy(_, Prepared(parts)) => parts,
+            Step::Workdir(_) => &[],
         }
     }
 }
@@ -157,6 +161,7 @@ impl<'a> Engine<'a> {
             late: Mutex::default(),
             failed,
             needs_files,
+            history: History::default(),
         })
     }
 
@@ -319,12 +324,12 @@ impl<'a> Engine<'a> {
         let (key, step) = match &vertex.op {
             Op::Image(image) => return Ok((image_outcome(image), false)),
             Op::Run(run) => {
-                let mut key = start("run 1");
-                self.run_key(run, vertex, inputs, &mut key)?;
-                (key, Step::Run(run))
+                let mut key = start("run 2");
+                let parts = self.run_key(run, vertex, inputs, &mut key)?;
+                (key, Step::Run(run, parts))
             }
             Op::Copy(copy) => {
-                let mut key = start("copy 1");
+                let mut key = start("copy 2");
                 let prepared = self.prepare_copy(id, copy, &below, inputs, &mut key)?;
                 (key, Step::Copy(copy, prepared))
             }
@@ -349,6 +354,7 @@ impl<'a> Engine<'a> {
                     Outcome {
                         layers: push(&below, hit),
                         key: outcome_key,
+                        ran: false,
                     },
                     true,
                 ));
@@ -360,18 +366,30 @@ impl<'a> Engine<'a> {
                     Outcome {
                         layers: push(&below, hit),
                         key: outcome_key,
+                        ran: false,
                     },
                     true,
                 ));
             }
         }
-        let text = step.text(vertex);
+        let missed = Missed {
+            id,
+            key: &key,
+            inputs: &labels,
+            below: base.as_ref(),
+            parts: step.parts(),
+        };
+        self.tell(&missed)?;
+        self.keep_listings(&labels, step.parts())?;
         let last = match &step {
             Step::Copy(..) if !vertex.no_cache => Some(self.last_key(vertex)),
             _ => None,
         };
         let made = match step {
-            Step::Run(run) => self.run(id, run, &below, inputs, log_tail)?,
+            Step::Run(run, parts) => {
+                drop(parts);
+                self.run(id, run, &below, inputs, log_tail)?
+            }
             Step::Copy(copy, prepared) => Made::Changes(self.copy(copy, &below, prepared, inputs)?),
             Step::Workdir(workdir) => Made::Changes(self.workdir(workdir, &below)?),
         };
@@ -379,7 +397,8 @@ impl<'a> Engine<'a> {
             key,
             labels,
             linked,
-            step: text,
+            step: step_text(vertex),
+            place: place(self.request.graph, id, self.request.build),
             lock,
             last,
         };
@@ -388,6 +407,7 @@ impl<'a> Engine<'a> {
             Outcome {
                 layers: push(&below, snapshot),
                 key: outcome_key,
+                ran: true,
             },
             false,
         ))
@@ -505,6 +525,7 @@ fn image_outcome(image: &Arc<crate::plan::ResolvedImage>) -> Outcome {
     Outcome {
         layers: image_layers(image),
         key: key.finish().0,
+        ran: false,
     }
 }
 

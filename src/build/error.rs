@@ -7,6 +7,7 @@ use crate::layer::LayerError;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
 
+use super::Explanation;
 use super::copy::CopyError;
 use super::mode::ModeError;
 
@@ -25,6 +26,9 @@ pub enum BuildError {
         /// Why.
         source: Arc<BuildError>,
     },
+    /// A step that was expected to be cached is not.
+    #[error("expected {} to be cached: {}", .0.step, reasons(.0))]
+    NotCached(Explanation),
     /// The user ended it.
     #[error("build canceled")]
     Canceled,
@@ -237,6 +241,11 @@ pub enum BuildError {
     /// Another step's error, which ended this one too.
     #[error(transparent)]
     Shared(#[from] Arc<BuildError>),
+}
+
+fn reasons(why: &Explanation) -> String {
+    let reasons: Vec<String> = why.reasons.iter().map(ToString::to_string).collect();
+    reasons.join("; ")
 }
 
 impl BuildError {

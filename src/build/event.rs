@@ -1,8 +1,11 @@
 //! What a build says while it runs.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::dockerfile::Diagnostic;
+
+use super::Explanation;
 
 /// A step as events name it: vertices of the graph first, then what the engine does besides (`[internal] load build
 /// context`, `exporting to image`).
@@ -48,6 +51,13 @@ pub enum EventKind {
         done_bytes: u64,
         /// Of how many, if known.
         total_bytes: Option<u64>,
+    },
+    /// A step is not cached, and this is why; it runs now.
+    NotCached {
+        /// Which.
+        step: StepId,
+        /// Why.
+        why: Arc<Explanation>,
     },
     /// A step ended well.
     Finished {

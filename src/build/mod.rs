@@ -28,10 +28,12 @@ mod draft;
 mod engine;
 mod error;
 pub mod event;
+mod explain;
 mod fetch;
 mod folder;
 pub mod git;
 mod key;
+mod listing;
 mod mode;
 mod mounts;
 mod poll;
@@ -55,11 +57,13 @@ pub use context::{Context, ContextSource};
 pub use copy::CopyError;
 pub use error::BuildError;
 pub use event::{Event, EventKind, Events, StepId};
+pub use explain::{Explain, Explanation, Reason};
 pub use mode::ModeError;
 pub use secrets::{SecretSource, Secrets};
 pub use ssh::SshAgents;
 
 use crate::layer::Compression;
+use crate::oci::Digest;
 use crate::plan::{Graph, ResolvedImage};
 use crate::sandbox::Privilege;
 use crate::store::Store;
@@ -84,6 +88,13 @@ pub struct Request<'a> {
     pub http: ureq::Agent,
     /// What the result looks like.
     pub image: ImageOptions,
+    /// Which Dockerfile and context this is, among all that the store's records are of: a digest of what they are called.
+    /// Explanations look there first.
+    pub build: Digest,
+    /// Whether all steps are to run again; only explanations look at it, the graph says it of each step.
+    pub no_cache: bool,
+    /// What to do about steps that are not cached.
+    pub explain: Explain,
 }
 
 /// What the resulting manifests and layers look like.

@@ -18,10 +18,11 @@ use crate::store::{self, CacheMount};
 
 use super::copy::{as_changes, below_as_changes};
 use super::engine::{Engine, Outcome, make_layer_dir, open_dir};
-use super::key::{FilesHash, Key};
+use super::key::Key;
+use super::listing;
 use super::run::by_descriptor;
 use super::select::relative;
-use super::transfer::hash_files;
+use super::transfer::Part;
 use super::{BuildError, ssh};
 
 /// What a command's mounts come to.
@@ -42,13 +43,14 @@ pub(super) struct Guards {
 }
 
 impl Engine<'_> {
-    /// Adds what a command's mounts show it to its key.
+    /// Adds what a command's mounts show it to its key; gives the files of bind mounts.
     pub(super) fn mounts_key(
         &self,
         op: &RunOp,
         inputs: &BTreeMap<VertexId, Outcome>,
         key: &mut Key,
-    ) -> Result<(), BuildError> {
+    ) -> Result<Vec<Part>, BuildError> {
+        let mut parts = Vec::new();
         for mount in &op.mounts {
             match mount {
                 RunMount::Bind {
@@ -69,10 +71,11 @@ impl Engine<'_> {
                         .into_iter()
                         .map(|found| (relative(&found.entry.path, &at), found))
                         .collect();
-                    let mut hash = FilesHash::new();
-                    hash_files(&mut hash, &tree, &files)?;
-                    key.add(&format!("bind {target}"), &hash.finish().to_string());
+                    let part = Part::seen(tree, files);
+                    let digest = listing::digest(|listing| part.list(listing))?;
+                    key.add(&format!("bind {target}"), &digest.to_string());
                     key.add(&format!("bind {target} read-only"), &read_only.to_string());
+                    parts.push(part);
                 }
                 // What a cache holds is not in the key, nor what a secret is: only that there is one, and where.
                 RunMount::Cache {
@@ -85,14 +88,26 @@ impl Engine<'_> {
                     uid,
                     gid,
                 } => {
-                    let from = from.as_ref().map(|(_, path)| path);
-                    key.add(
-                        &format!("cache {target}"),
-                        &format!("{id} {from:?} {sharing:?} {read_only} {mode:o} {uid} {gid}"),
-                    );
+                    let mut add = |field: &str, value: &dyn std::fmt::Display| {
+                        key.add(&format!("cache {target} {field}"), &value.to_string());
+                    };
+                    add("id", id);
+                    if let Some((_, path)) = from {
+                        add("source", path);
+                    }
+                    let sharing = match sharing {
+                        Sharing::Shared => "shared",
+                        Sharing::Private => "private",
+                        Sharing::Locked => "locked",
+                    };
+                    add("sharing", &sharing);
+                    add("read-only", read_only);
+                    add("mode", &format_args!("{mode:04o}"));
+                    add("owner", &format_args!("{uid}:{gid}"));
                 }
                 RunMount::Tmpfs { target, size_bytes } => {
-                    key.add(&format!("tmpfs {target}"), &format!("{size_bytes:?}"))
+                    let size = size_bytes.map_or_else(String::new, |bytes| bytes.to_string());
+                    key.add(&format!("tmpfs {target} size"), &size);
                 }
                 RunMount::Secret {
                     id,
@@ -102,10 +117,20 @@ impl Engine<'_> {
                     uid,
                     gid,
                     required,
-                } => key.add(
-                    &format!("secret {id}"),
-                    &format!("{target:?} {env:?} {mode:o} {uid} {gid} {required}"),
-                ),
+                } => {
+                    let mut add = |field: &str, value: &dyn std::fmt::Display| {
+                        key.add(&format!("secret {id} {field}"), &value.to_string());
+                    };
+                    if let Some(target) = target {
+                        add("target", target);
+                    }
+                    if let Some(env) = env {
+                        add("env", env);
+                    }
+                    add("mode", &format_args!("{mode:04o}"));
+                    add("owner", &format_args!("{uid}:{gid}"));
+                    add("required", required);
+                }
                 RunMount::Ssh {
                     id,
                     target,
@@ -114,14 +139,17 @@ impl Engine<'_> {
                     gid,
                     required,
                 } => {
-                    key.add(
-                        &format!("ssh {id}"),
-                        &format!("{target} {mode:o} {uid} {gid} {required}"),
-                    );
+                    let mut add = |field: &str, value: &dyn std::fmt::Display| {
+                        key.add(&format!("ssh {id} {field}"), &value.to_string());
+                    };
+                    add("target", target);
+                    add("mode", &format_args!("{mode:04o}"));
+                    add("owner", &format_args!("{uid}:{gid}"));
+                    add("required", required);
                 }
             }
         }
-        Ok(())
+        Ok(parts)
     }
 
     /// Prepares what the sandbox mounts for a command.

@@ -21,6 +21,7 @@ use super::engine::{Engine, Layers, Outcome, make_layer_dir, open_dir};
 use super::event::{EventKind, StepId};
 use super::key::Key;
 use super::mounts::Mounted;
+use super::transfer::Part;
 use super::{BuildError, tree, users};
 
 /// docker's size of /dev/shm.
@@ -39,14 +40,14 @@ const CHUNK_BYTES: usize = 16 * 1024;
 const POLL: std::time::Duration = std::time::Duration::from_millis(25);
 
 impl Engine<'_> {
-    /// Adds what a RUN depends on to its key.
+    /// Adds what a RUN depends on to its key; gives the files of its bind mounts.
     pub(super) fn run_key(
         &self,
         op: &RunOp,
         vertex: &Vertex,
         inputs: &BTreeMap<VertexId, Outcome>,
         key: &mut Key,
-    ) -> Result<(), BuildError> {
+    ) -> Result<Vec<Part>, BuildError> {
         op.args.iter().for_each(|arg| key.add("command", arg));
         op.env
             .iter()
@@ -55,8 +56,17 @@ impl Engine<'_> {
         key.add("user", &op.user);
         key.add("platform", &vertex.platform.to_string());
         key.add("hostname", &op.hostname);
-        key.add("network", &format!("{:?}", op.network));
-        key.add("security", &format!("{:?}", op.security));
+        let network = match op.network {
+            Network::Default => "default",
+            Network::None => "none",
+            Network::Host => "host",
+        };
+        key.add("network", network);
+        let security = match op.security {
+            Security::Sandbox => "sandbox",
+            Security::Insecure => "insecure",
+        };
+        key.add("security", security);
         op.add_hosts
             .iter()
             .for_each(|(name, _)| key.add("extra host", name));

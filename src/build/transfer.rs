@@ -14,20 +14,92 @@ use super::engine::{Engine, Layers, Outcome, now, open_dir};
 use super::event::{EventKind, StepId};
 use super::folder::Folder;
 use super::git::{self, GitUrl};
-use super::key::{FilesHash, Key};
+use super::key::Key;
+use super::listing::{self, Listing};
 use super::select::{self, Content, Item};
 use super::tree::Tree;
 use super::{BuildError, CopyError, archive, users};
 
 /// The sources of a COPY or an ADD, selected and hashed.
-pub(super) struct Prepared(Vec<Part>);
+pub(super) struct Prepared(pub(super) Vec<Part>);
 
-struct Part {
-    tree: Arc<Tree>,
-    items: Vec<Item>,
+/// One source; or what a bind mount shows.
+pub(super) struct Part {
+    pub(super) tree: Arc<Tree>,
+    pub(super) items: Vec<Item>,
     unpack: Unpack,
     /// What identifies a checkout: commit, folder and what is fetched besides.
     commit: Option<String>,
+}
+
+impl Part {
+    /// Files that are only looked at.
+    pub(super) fn seen(tree: Arc<Tree>, files: Vec<(Vec<u8>, crate::layer::Found)>) -> Part {
+        let item = Item {
+            name: Vec::new(),
+            content: Content::Files(files),
+        };
+        Part {
+            tree,
+            items: vec![item],
+            unpack: Unpack::Never,
+            commit: None,
+        }
+    }
+
+    /// Lists what is in it, file by file.
+    pub(super) fn list(&self, listing: &mut Listing<'_>) -> Result<(), BuildError> {
+        if let Some(text) = self.inline() {
+            listing.text(text);
+            return Ok(());
+        }
+        for item in &self.items {
+            listing.item(&item.name);
+            match &item.content {
+                Content::Bytes {
+                    meta,
+                    digest,
+                    size_bytes,
+                    ..
+                } => {
+                    let kind = Kind::File {
+                        size_bytes: *size_bytes,
+                        content: Some(*digest),
+                    };
+                    let entry = crate::layer::Entry {
+                        path: Vec::new(),
+                        meta: meta.clone(),
+                        kind,
+                    };
+                    listing.entry(b"", &entry, Some(*digest));
+                }
+                Content::Files(files) => list_files(listing, &self.tree, files)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of a here-document, which are its own listing.
+    fn inline(&self) -> Option<&[u8]> {
+        match &self.items[..] {
+            [
+                Item {
+                    content:
+                        Content::Bytes {
+                            source: Source::Bytes(bytes),
+                            ..
+                        },
+                    ..
+                },
+            ] => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Whether the key has the digest of its listing.
+    pub(super) fn is_listed(&self) -> bool {
+        self.commit.is_none()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,30 +179,6 @@ impl Engine<'_> {
                     checksum,
                 } => self.clone_repository(op, url, *keep_git_dir, checksum)?,
             };
-            let mut hash = FilesHash::new();
-            for item in part.items.iter().filter(|_| part.commit.is_none()) {
-                hash.name(&item.name);
-                match &item.content {
-                    Content::Bytes {
-                        meta,
-                        digest,
-                        size_bytes,
-                        ..
-                    } => {
-                        let kind = Kind::File {
-                            size_bytes: *size_bytes,
-                            content: Some(*digest),
-                        };
-                        let entry = crate::layer::Entry {
-                            path: Vec::new(),
-                            meta: meta.clone(),
-                            kind,
-                        };
-                        hash.entry(b"", &entry, Some(*digest));
-                    }
-                    Content::Files(files) => hash_files(&mut hash, &part.tree, files)?,
-                }
-            }
             let label = match source {
                 CopySource::Path(path) => format!("files {path}"),
                 CopySource::Inline { name, .. } => format!("heredoc {name}"),
@@ -138,10 +186,10 @@ impl Engine<'_> {
                 CopySource::Git { url, .. } => format!("repository {}", redacted(url)),
             };
             // A commit says what is in a checkout, and in its `.git` there is more than the content of the commit.
-            let content = part
-                .commit
-                .clone()
-                .unwrap_or_else(|| hash.finish().to_string());
+            let content = match &part.commit {
+                Some(commit) => commit.clone(),
+                None => listing::digest(|listing| part.list(listing))?.to_string(),
+            };
             key.add(&label, &content);
             parts.push(part);
         }
@@ -369,9 +417,9 @@ impl Engine<'_> {
     }
 }
 
-/// Adds files to a hash, with their contents.
-pub(super) fn hash_files(
-    hash: &mut FilesHash,
+/// Lists files, with their contents.
+fn list_files(
+    listing: &mut Listing<'_>,
     tree: &Tree,
     files: &[(Vec<u8>, crate::layer::Found)],
 ) -> Result<(), BuildError> {
@@ -381,7 +429,7 @@ pub(super) fn hash_files(
             Kind::File { .. } => Some(tree.digest(&first)?),
             _ => None,
         };
-        hash.entry(path, &first.entry, content);
+        listing.entry(path, &first.entry, content);
     }
     Ok(())
 }

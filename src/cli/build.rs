@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Cursor, Read as _};
+use std::path::Path;
 
 use strata::build::{
     self, BuildError, Built, Context, ContextSource as EngineSource, EventKind, Events as _,
     Request, SecretSource, Secrets, SshAgents,
 };
 use strata::dockerfile::{self, Diagnostic, Severity, Span, diagnostic, lint};
+use strata::oci::Digest;
 use strata::plan::{self, Graph, NamedContext, Op, Origin, PlanError};
 use strata::store::Store;
 
@@ -108,7 +110,11 @@ impl Done {
     fn report(&self, build: &Build<'_>) -> Result<(), CliError> {
         match &self.report {
             Report::Built(built) => {
-                build_output::report(build.request, built, &build.progress.warnings_json())
+                let told = build_output::Told {
+                    warnings: build.progress.warnings_json(),
+                    explanations: build.progress.explanations(),
+                };
+                build_output::report(build.request, built, &told)
             }
             Report::Called { code: 0 } => Ok(()),
             Report::Called { code } => Err(CliError::Exit(*code)),
@@ -257,6 +263,9 @@ impl Build<'_> {
             privilege: self.session.privilege().clone(),
             http: self.http.clone(),
             image: image_options(self.request, None)?,
+            build: self.identity(),
+            no_cache: self.request.plan.no_cache,
+            explain: self.request.explain,
         };
         // Outputs of another form are another build, all of whose steps are cached by then.
         let mut built: Option<Built> = None;
@@ -317,6 +326,37 @@ impl Build<'_> {
         } else {
             Failure::Engine(text, Box::new(error))
         }
+    }
+
+    /// What the context and the Dockerfile are called: a path by whatever way it is reached, a repository at whatever commit.
+    fn identity(&self) -> Digest {
+        let path = |path: &Path| {
+            let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+            path.into_os_string().into_encoded_bytes()
+        };
+        let git = |url: &str| {
+            url.split(['#', '?'])
+                .next()
+                .unwrap_or(url)
+                .as_bytes()
+                .to_vec()
+        };
+        let context = match &self.request.context {
+            ContextSource::Folder(folder) | ContextSource::Archive(folder) => path(folder),
+            ContextSource::Stdin => b"-".to_vec(),
+            ContextSource::Http(url) => url.clone().into_bytes(),
+            ContextSource::Git(url) => git(url),
+        };
+        let dockerfile = match (&self.request.dockerfile, &self.request.context) {
+            (DockerfileSource::Path(file), _) => path(file),
+            (DockerfileSource::Default, ContextSource::Folder(folder)) => {
+                path(&folder.join("Dockerfile"))
+            }
+            (DockerfileSource::Default, _) => Vec::new(),
+            (DockerfileSource::Stdin, _) => b"-".to_vec(),
+            (DockerfileSource::Http(url), _) => url.clone().into_bytes(),
+        };
+        Digest::of(&[context, dockerfile].join(&0))
     }
 
     /// Steps at once: as many as there are processors.

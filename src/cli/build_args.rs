@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use strata::build::Explain;
 use strata::dockerfile::ast::Network;
 use strata::oci::Reference;
 use strata::plan::Options;
@@ -27,6 +28,7 @@ Examples:
   strata build --secret id=tok,env=TOKEN --ssh default .   secrets, never in a layer or a cache key
   strata build https://example.org/app.git#v1:service      a folder of a git repository at a tag
   strata build - < context.tar.gz                          a context (or a Dockerfile) on standard input
+  strata build --explain -t app .                          and say why each step that runs was not cached
   strata build --check .                                   only look for mistakes";
 
 /// Build an image from a Dockerfile
@@ -66,6 +68,12 @@ pub(crate) struct BuildArgs {
     /// Use no earlier result for these stages
     #[arg(long, value_name = "STAGE,…", value_delimiter = ',')]
     no_cache_filter: Vec<String>,
+    /// Say of every step that is not cached why: the file, argument, flag or base that differs from the last build
+    #[arg(long)]
+    explain: bool,
+    /// Fail before the first step that is not cached, and say why
+    #[arg(long)]
+    expect_cached: bool,
     /// Ask the registry for base images even if the store has them
     #[arg(long)]
     pull: bool,
@@ -165,6 +173,8 @@ pub(crate) struct BuildRequest {
     pub(crate) tags: Vec<Reference>,
     /// What changes the plan.
     pub(crate) plan: Options,
+    /// `--explain` and `--expect-cached`
+    pub(crate) explain: Explain,
     /// `--pull`
     pub(crate) pull: bool,
     /// Where the result goes; never empty.
@@ -264,6 +274,11 @@ impl BuildArgs {
             dockerfile,
             tags: each(&self.tags, |t| reference("--tag", t))?,
             plan,
+            explain: match (self.expect_cached, self.explain) {
+                (true, _) => Explain::Expect,
+                (false, true) => Explain::Tell,
+                (false, false) => Explain::No,
+            },
             pull: self.pull,
             outputs: self.outputs()?,
             annotations: each(&self.annotations, parse::annotation)?.concat(),

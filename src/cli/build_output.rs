@@ -3,9 +3,10 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::json;
-use strata::build::{Annotations, Built, ImageOptions};
+use strata::build::{Annotations, Built, Explain, Explanation, ImageOptions};
 use strata::image::archive::Form as ArchiveForm;
 use strata::image::layout::Layout;
 use strata::image::{Name, Platforms, Sink};
@@ -19,6 +20,7 @@ use super::error::{CliError, Doing as _};
 use super::export;
 use super::output::print_line;
 use super::output_spec::{ArchiveKind, CompressionKind, Dest, Form, OutputSpec};
+use super::progress::raw::reasons;
 use super::resolve::Images;
 use super::transfer;
 
@@ -296,12 +298,16 @@ fn image_id(built: &Built) -> String {
     }
 }
 
+/// What was told of a build while it ran, for `--metadata-file`.
+pub(super) struct Told {
+    /// As buildx has them.
+    pub(super) warnings: Vec<serde_json::Value>,
+    /// Of the steps that ran, in their order.
+    pub(super) explanations: Vec<Arc<Explanation>>,
+}
+
 /// Writes `--iidfile` and `--metadata-file`, and with `-q` the image ID.
-pub(super) fn report(
-    request: &BuildRequest,
-    built: &Built,
-    warnings: &[serde_json::Value],
-) -> Result<(), CliError> {
+pub(super) fn report(request: &BuildRequest, built: &Built, told: &Told) -> Result<(), CliError> {
     let id = image_id(built);
     let write = |path: &std::path::Path, text: &[u8]| -> io::Result<()> { fs::write(path, text) };
     if let Some(path) = &request.iidfile {
@@ -309,8 +315,7 @@ pub(super) fn report(
     }
     if let Some(path) = &request.metadata_file {
         let doing = || format!("write {}", path.display());
-        let mut text =
-            serde_json::to_vec_pretty(&metadata(request, built, warnings)).doing(doing)?;
+        let mut text = serde_json::to_vec_pretty(&metadata(request, built, told)).doing(doing)?;
         text.push(b'\n');
         write(path, &text).doing(doing)?;
     }
@@ -322,12 +327,8 @@ pub(super) fn report(
     }
 }
 
-/// buildx's keys.
-fn metadata(
-    request: &BuildRequest,
-    built: &Built,
-    warnings: &[serde_json::Value],
-) -> serde_json::Value {
+/// buildx's keys, and `strata.explain` where that was asked.
+fn metadata(request: &BuildRequest, built: &Built, told: &Told) -> serde_json::Value {
     let mut value = json!({
         "containerimage.descriptor": built.root,
         "containerimage.digest": built.root.digest,
@@ -351,8 +352,15 @@ fn metadata(
     if !all.is_empty() {
         value["image.name"] = json!(all.join(","));
     }
-    if !warnings.is_empty() {
-        value["buildx.build.warnings"] = json!(warnings);
+    if !told.warnings.is_empty() {
+        value["buildx.build.warnings"] = json!(told.warnings);
+    }
+    if request.explain == Explain::Tell {
+        let steps = told
+            .explanations
+            .iter()
+            .map(|why| json!({ "name": why.step, "reasons": reasons(why) }));
+        value["strata.explain"] = json!(steps.collect::<Vec<_>>());
     }
     value
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use strata::build::{EventKind, Events};
+use strata::build::{EventKind, Events, Explanation};
 use strata::dockerfile::Diagnostic;
 
 use self::plain::Plain;
@@ -145,6 +145,11 @@ impl Progress {
         let source = inner.source();
         let json = |warning| calls::build_warning(source, warning);
         inner.warnings.iter().map(json).collect()
+    }
+
+    /// Why the steps that ran were not cached, in their order; empty unless that was asked.
+    pub(crate) fn explanations(&self) -> Vec<Arc<Explanation>> {
+        lock(&self.inner).steps.explanations()
     }
 
     /// What was warned of, each once.

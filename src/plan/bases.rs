@@ -102,6 +102,7 @@ impl Lowering<'_, '_> {
             created_by: String::new(),
             platform: place.platform.clone(),
             no_cache: false,
+            arguments: Vec::new(),
         }))
     }
 
@@ -191,6 +192,7 @@ impl Lowering<'_, '_> {
                     created_by: created_by.clone(),
                     platform: state.platform.clone(),
                     no_cache: false,
+                    arguments: Vec::new(),
                 });
                 state.vertex = Some(vertex);
                 state.history.push(HistoryStep {

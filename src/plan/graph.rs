@@ -45,6 +45,8 @@ pub struct Vertex {
     pub platform: Platform,
     /// Whether an earlier result must not be used.
     pub no_cache: bool,
+    /// The build arguments that are declared here, whether or not it uses them; only explanations look at it.
+    pub arguments: Vec<String>,
 }
 
 /// What a vertex does.

@@ -7,10 +7,22 @@ use crate::oci;
 use super::error::PlanError;
 use super::graph::{Op, Vertex, VertexId, WorkdirOp};
 use super::lower::{Current, Lowering};
+use super::scope::Scope;
 use super::{gotext, paths, ports, signals};
 
 /// The shell of shell forms, unless the base or SHELL says another.
 const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
+
+// The declared arguments, each once.
+fn arguments(scope: &Scope) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in scope.declared() {
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
 
 impl Lowering<'_, '_> {
     /// Does what one instruction says.
@@ -139,6 +151,7 @@ impl Lowering<'_, '_> {
             created_by: created_by.clone(),
             platform: current.state.platform.clone(),
             no_cache: current.no_cache,
+            arguments: arguments(&current.state.scope),
         });
         current.state.vertex = Some(vertex);
         current.record(created_by, Some(vertex));

@@ -32,6 +32,28 @@ pub struct Record {
     pub inputs: Vec<(String, String)>,
     /// The instruction, as people know it.
     pub step: String,
+    /// Where it stood. Explanations look for it there; no result depends on it.
+    #[serde(default)]
+    pub place: Option<Place>,
+}
+
+/// Where a step stood.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// Which Dockerfile and context it was built from: a digest of what they are called.
+    pub build: Digest,
+    /// The stage.
+    pub stage: String,
+    /// How many steps of the stage that make layers came before it.
+    pub position: usize,
+    /// The platform it was built for.
+    pub platform: String,
+    /// What it stood on: the instruction, or the base image and its digest; `None` for nothing.
+    #[serde(default)]
+    pub below: Option<String>,
+    /// The names of the build arguments that were declared there.
+    #[serde(default)]
+    pub arguments: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,14 +110,49 @@ impl Store {
         self.replace_unflushed(&self.record_path(&record.record.key), &bytes)
     }
 
-    /// All records that can be read, sorted by key: what an explanation of a miss compares with.
+    /// All records that can be read, in the order in which they were last of use: what an explanation of a miss compares with.
     pub fn cache_records(&self) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::new();
         for path in super::list(&self.root().join("cache/records"))? {
-            records.extend(read_record(&path)?);
+            let Some(record) = read_record(&path)? else {
+                continue;
+            };
+            // One that another process has just replaced counts as used now.
+            let used = std::fs::metadata(&path).and_then(|meta| meta.modified());
+            records.push((used.unwrap_or_else(|_| SystemTime::now()), record));
         }
-        records.sort_by_key(|r| r.key);
-        Ok(records)
+        records.sort_by_key(|(used, record)| (*used, record.key));
+        Ok(records.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// Whether there is a record of `key` whose result is gone.
+    pub fn cache_is_hollow(&self, key: &Digest) -> Result<bool, StoreError> {
+        match read_record(&self.record_path(key))? {
+            Some(record) => Ok(!self.has_result(&record)?),
+            None => Ok(false),
+        }
+    }
+
+    /// When a collection last took records away; `None` if none ever did.
+    pub fn pruned(&self) -> Result<Option<SystemTime>, StoreError> {
+        let path = self.pruned_path();
+        match std::fs::metadata(&path).and_then(|meta| meta.modified()) {
+            Ok(when) => Ok(Some(when)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StoreError::file("stat", &path)(e)),
+        }
+    }
+
+    /// Notes that records are being taken away.
+    pub(super) fn note_pruning(&self) -> Result<(), StoreError> {
+        let path = self.pruned_path();
+        let file = std::fs::File::create(&path).map_err(StoreError::file("create", &path))?;
+        file.set_modified(SystemTime::now())
+            .map_err(StoreError::file("touch", &path))
+    }
+
+    fn pruned_path(&self) -> PathBuf {
+        self.root().join("cache/pruned")
     }
 
     /// The right to make the result of `key`: waits for another process (or thread) that is making it, or until `cancelled`.

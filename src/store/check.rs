@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::cache::read_record;
 use super::gc::Marks;
 use super::layers::{CHAIN, read_toc};
+use super::listing::is_whole;
 use super::remove::remove_tree;
 use super::{Store, StoreError, list, locked};
 use crate::layer::{EntryRef, KindRef, Toc};
@@ -266,6 +267,11 @@ impl Store {
             match read_record(&path)? {
                 Some(record) => marks.blobs.extend(record.blob.map(|b| b.digest)),
                 None => checker.doomed(Severity::Leftover, &path, Problem::Unfinished),
+            }
+        }
+        for path in self.listings()? {
+            if !is_whole(&path)? {
+                checker.doomed(Severity::Leftover, &path, Problem::Unfinished);
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::cache::read_record;
 use super::df::{Inodes, disk_usage};
+use super::listing::of_record;
 use super::names::Named;
 use super::remove::remove_tree;
 use super::{Freed, LayerId, Record, Store, StoreError, list, work};
@@ -199,6 +200,9 @@ impl Store {
         for kept in &records {
             marks.record(&kept.record);
         }
+        if report.records > 0 && !options.dry_run {
+            self.note_pruning()?;
+        }
         report.blobs = self.sweep_blobs(&marks, &mut sweep)?;
         // An unpacked layer comes back from its blob, if it has one.
         let only_unpacked = records.iter().filter(|k| k.record.blob.is_none());
@@ -378,6 +382,12 @@ impl Store {
         for path in self.stale_last_layers(&|name| marks.layers.contains(name))? {
             freed += sweep.remove(&path)?;
         }
+        let listings: HashSet<String> = records.iter().flat_map(|k| of_record(&k.record)).collect();
+        for path in self.listings()? {
+            if !listings.contains(file_name(&path)) {
+                freed += sweep.remove(&path)?;
+            }
+        }
         if options.build_cache {
             for path in list(&cache.join("files"))? {
                 let used = modified(&path)?;
@@ -549,6 +559,45 @@ mod tests {
                 .findings
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn listings_go_with_the_last_record_that_names_them() {
+        let (dir, mut store) = store();
+        let keep = |store: &Store, text: &str| {
+            let digest = Digest::of(text.as_bytes());
+            let kept = store.keep_listing(&digest, |sink| {
+                sink(text.as_bytes());
+                Ok::<(), StoreError>(())
+            });
+            kept.unwrap();
+            digest
+        };
+        let (shared, orphan) = (keep(&store, "shared"), keep(&store, "orphan"));
+        for text in ["a", "b"] {
+            let mut record = record(&store, text);
+            record.inputs = vec![("files .".to_owned(), shared.to_string())];
+            store.cache_put(&record).unwrap();
+        }
+        assert_eq!(store.pruned().unwrap(), None);
+        prune(&mut store, PruneOptions::default());
+        assert!(store.listing(&shared).unwrap().is_some());
+        assert!(store.listing(&orphan).unwrap().is_none());
+        assert_eq!(store.pruned().unwrap(), None, "no record has gone");
+        let path = dir.path().join("cache/listings").join(shared.hex());
+        std::fs::write(&path, b"torn").unwrap();
+        let report = store.check(super::super::CheckDepth::Quick).unwrap();
+        assert!(
+            report.is_clean() && report.findings.len() == 1,
+            "{report:?}"
+        );
+        let options = PruneOptions {
+            build_cache: true,
+            ..PruneOptions::default()
+        };
+        assert_eq!(prune(&mut store, options).records, 2);
+        assert!(!path.exists());
+        assert!(store.pruned().unwrap().is_some());
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //!   cache/origins/<digest>   which repositories have a blob
 //!   cache/files/<context>    what the contents of context files hash to, by device, inode, size and times
 //!   cache/steps/<step>       what a step made last, for the next making of it to take from
+//!   cache/listings/<digest>  what the inputs of records held, file by file: read only to explain a miss
+//!   cache/pruned             empty; mtime = when a collection last took records away
 //!   mounts/<id>/             RUN --mount=type=cache directories
 //!   work/<name>/             what a running process is writing; locked while it lives
 //!   locks/<kind>-<id>        see Concurrency
@@ -52,6 +54,7 @@ mod gc;
 mod last;
 mod layers;
 mod links;
+mod listing;
 mod lock;
 mod mounts;
 mod names;
@@ -74,7 +77,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 pub use blobs::{Blob, Ingest, Prehashed};
-pub use cache::Record;
+pub use cache::{Place, Record};
 pub use check::{CheckDepth, CheckReport, Finding, Problem, Severity};
 pub use df::{DiskUsage, Share};
 pub use error::{DiffIdError, StoreError};
@@ -99,7 +102,7 @@ const FORMAT: u32 = 1;
 
 /// The directories of a store, with the mode each is made with. What only strata reads is for its owner alone: unpacked layers
 /// hold set-id programs, and cache mounts whatever a build left there.
-const DIRECTORIES: [(&str, u32); 13] = [
+const DIRECTORIES: [(&str, u32); 14] = [
     ("blobs", 0o755),
     ("blobs/sha256", 0o755),
     ("layers", 0o700),
@@ -110,6 +113,7 @@ const DIRECTORIES: [(&str, u32); 13] = [
     ("cache/origins", 0o700),
     ("cache/files", 0o700),
     ("cache/steps", 0o700),
+    ("cache/listings", 0o700),
     ("mounts", 0o700),
     ("locks", 0o700),
     ("work", 0o700),

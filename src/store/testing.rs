@@ -66,6 +66,7 @@ pub(super) fn record(store: &Store, text: &str) -> Record {
         created: 1_700_000_000,
         inputs: vec![("instruction".to_owned(), text.to_owned())],
         step: format!("RUN {text}"),
+        place: None,
     }
 }
 

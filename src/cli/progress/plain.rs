@@ -44,6 +44,18 @@ impl Plain {
                     );
                 }
             }
+            Change::NotCached(id) => {
+                if let Some(step) = steps.get(*id)
+                    && let Some(why) = &step.why
+                {
+                    for reason in &why.reasons {
+                        put(
+                            &mut out,
+                            format_args!("#{} not cached: {reason}", step.number),
+                        );
+                    }
+                }
+            }
             Change::Ended(id, lines) => {
                 if let Some(step) = steps.get(*id) {
                     put_lines(&mut out, step.number, lines);

@@ -5,6 +5,7 @@
 //! statuses  [{id, vertex, name, current, total, timestamp}]       a transfer got on
 //! logs      [{vertex, stream, data, timestamp}]                   output: 1 standard output, 2 standard error, data in base64
 //! warnings  [{level, short, detail, url, sourceInfo, range}]     a message, in base64; where it is
+//! explanations [{vertex, name, reasons: [{kind, message, …}]}]    why a step is not cached; not BuildKit's, with --explain only
 //! ```
 //!
 //! `digest` and `vertex` name a step within this build. Times are RFC 3339, UTC.
@@ -13,7 +14,7 @@ use std::time::SystemTime;
 
 use base64::Engine as _;
 use serde_json::{Value, json};
-use strata::build::{EventKind, StepId};
+use strata::build::{EventKind, Explanation, StepId};
 use strata::oci::Digest;
 
 use super::steps::{State, Steps};
@@ -85,6 +86,11 @@ impl Raw {
                 "total": total_bytes.unwrap_or(0),
                 "timestamp": stamp,
             }] }),
+            EventKind::NotCached { step, why } => json!({ "explanations": [{
+                "vertex": digest(*step),
+                "name": why.step,
+                "reasons": reasons(why),
+            }] }),
             EventKind::Warning(warning) => {
                 json!({ "warnings": [calls::build_warning(source, warning)] })
             }
@@ -98,6 +104,16 @@ impl Raw {
         line.push(b'\n');
         line
     }
+}
+
+/// What was told of a step, for programs: each reason's fields, and its words.
+pub(crate) fn reasons(why: &Explanation) -> Vec<Value> {
+    let reason = |reason: &strata::build::Reason| {
+        let mut value = json!(reason);
+        value["message"] = json!(reason.to_string());
+        value
+    };
+    why.reasons.iter().map(reason).collect()
 }
 
 /// A name for a step in the form that readers of BuildKit's stream expect.

@@ -1,9 +1,10 @@
 //! What is known of a build's steps, from its events.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use strata::build::{EventKind, StepId};
+use strata::build::{EventKind, Explanation, StepId};
 
 /// How many lines of a step's output are kept for the message of its failure.
 const TAIL_LINES: usize = 20;
@@ -41,6 +42,8 @@ pub(crate) struct Step {
     pub(crate) state: State,
     /// The last lines of its output, with the time since its beginning.
     pub(crate) tail: VecDeque<Line>,
+    /// Why it was not cached, as far as that was asked.
+    pub(crate) why: Option<Arc<Explanation>>,
     /// Transfers: bytes done, and of how many.
     pub(crate) parts: BTreeMap<String, (u64, Option<u64>)>,
     /// The beginnings of lines, of standard output and standard error.
@@ -76,6 +79,8 @@ pub(crate) enum Change {
     Lines(StepId, Vec<Line>),
     /// A part of a step got on: its name, and whether it is whole now.
     Part(StepId, String, bool),
+    /// It is known why a step runs.
+    NotCached(StepId),
     /// A step ended; the lines are what it had not finished.
     Ended(StepId, Vec<Line>),
     /// A word to the user.
@@ -114,6 +119,17 @@ impl Steps {
         (ended, self.steps.len())
     }
 
+    /// Why steps were not cached, in the order in which they began.
+    pub(crate) fn explanations(&self) -> Vec<Arc<Explanation>> {
+        let mut told: Vec<(usize, &Arc<Explanation>)> = self
+            .steps
+            .values()
+            .filter_map(|s| Some((s.number, s.why.as_ref()?)))
+            .collect();
+        told.sort_by_key(|(number, _)| *number);
+        told.into_iter().map(|(_, why)| why.clone()).collect()
+    }
+
     /// The first step that failed.
     pub(crate) fn failed(&self) -> Option<FailedStep> {
         let id = self.failed?;
@@ -137,6 +153,7 @@ impl Steps {
                     ended: None,
                     state: State::Running,
                     tail: VecDeque::new(),
+                    why: None,
                     parts: BTreeMap::new(),
                     partial: Default::default(),
                 });
@@ -167,6 +184,13 @@ impl Steps {
                     // A part is reported whole once.
                     let again = before.is_some_and(|(d, t)| t.is_some_and(|t| d >= t));
                     Change::Part(*step, part.clone(), whole && !again)
+                }
+                None => Change::Nothing,
+            },
+            EventKind::NotCached { step, why } => match self.steps.get_mut(step) {
+                Some(s) => {
+                    s.why = Some(why.clone());
+                    Change::NotCached(*step)
                 }
                 None => Change::Nothing,
             },

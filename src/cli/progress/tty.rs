@@ -89,6 +89,12 @@ impl Tty {
                         text: headline(step, step.ended.unwrap_or_default()),
                         style,
                     });
+                    for reason in step.why.iter().flat_map(|why| &why.reasons) {
+                        self.permanent.push(Styled {
+                            text: format!(" => => not cached: {reason}"),
+                            style: Style::Plain,
+                        });
+                    }
                     true
                 }
                 None => false,
@@ -101,7 +107,11 @@ impl Tty {
                 true
             }
             // The next tick shows them.
-            Change::Started(_) | Change::Lines(..) | Change::Part(..) | Change::Nothing => false,
+            Change::Started(_)
+            | Change::Lines(..)
+            | Change::Part(..)
+            | Change::NotCached(_)
+            | Change::Nothing => false,
         }
     }
 
