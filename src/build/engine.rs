@@ -58,8 +58,8 @@ pub(super) struct Engine<'a> {
 pub(super) struct Outcome {
     pub(super) layers: Layers,
     pub(super) key: Digest,
-    /// Whether it was not cached.
-    pub(super) ran: bool,
+    /// The topmost step of the stack that was not cached, if what is above it could not be the same without it.
+    pub(super) ran: Option<VertexId>,
 }
 
 /// A vertex that makes a layer.
@@ -347,6 +347,8 @@ impl<'a> Engine<'a> {
         } else {
             key
         };
+        // A result that was found lies on the layers that it was made on, unless it looks at none.
+        let ran = base.as_ref().filter(|_| linked).and_then(|b| b.ran);
         let mut lock = None;
         if !vertex.no_cache {
             if let Some(hit) = self.hit(&key, &below, linked)? {
@@ -354,7 +356,7 @@ impl<'a> Engine<'a> {
                     Outcome {
                         layers: push(&below, hit),
                         key: outcome_key,
-                        ran: false,
+                        ran,
                     },
                     true,
                 ));
@@ -366,7 +368,7 @@ impl<'a> Engine<'a> {
                     Outcome {
                         layers: push(&below, hit),
                         key: outcome_key,
-                        ran: false,
+                        ran,
                     },
                     true,
                 ));
@@ -407,7 +409,7 @@ impl<'a> Engine<'a> {
             Outcome {
                 layers: push(&below, snapshot),
                 key: outcome_key,
-                ran: true,
+                ran: Some(id),
             },
             false,
         ))
@@ -525,7 +527,7 @@ fn image_outcome(image: &Arc<crate::plan::ResolvedImage>) -> Outcome {
     Outcome {
         layers: image_layers(image),
         key: key.finish().0,
-        ran: false,
+        ran: None,
     }
 }
 

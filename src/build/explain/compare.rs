@@ -30,9 +30,9 @@ impl Engine<'_> {
             };
         };
         let below = self.vertex_of(base);
-        if missed.below.is_some_and(|outcome| outcome.ran) {
+        if let Some(ran) = missed.below.and_then(|outcome| outcome.ran) {
             return Reason::Step {
-                step: below.name.clone(),
+                step: self.vertex_of(ran).name.clone(),
             };
         }
         let now = step_text(below);
