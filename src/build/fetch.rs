@@ -15,7 +15,7 @@ const CHUNK_BYTES: usize = 128 * 1024;
 
 /// A file that was fetched.
 pub(super) struct Fetched {
-    /// What its server or its address calls it.
+    /// What its address calls it.
     pub(super) name: String,
     /// Its content.
     pub(super) digest: Digest,
@@ -73,10 +73,7 @@ pub(super) fn fetch(
                 .ok()
                 .and_then(|d| i64::try_from(d.as_secs()).ok())
         });
-    let name = text("content-disposition")
-        .as_deref()
-        .and_then(file_name)
-        .unwrap_or_else(|| name_of(url));
+    let name = name_of(url);
     let total = text("content-length").and_then(|t| t.parse().ok());
     let host_error = |source| BuildError::Host {
         action: "write",
@@ -107,28 +104,17 @@ pub(super) fn fetch(
     })
 }
 
-// The name in a Content-Disposition header (RFC 6266), if it is a plain one.
-fn file_name(header: &str) -> Option<String> {
-    let value = header
-        .split(';')
-        .find_map(|part| part.trim().strip_prefix("filename="))?;
-    plain(value.trim().trim_matches('"'))
-}
-
-// The last element of a URL's path.
+// The last element of a URL's path, its quoted characters read. What the server calls the file does not count: the name
+// must be known before anything is asked.
 fn name_of(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     let path = path.split_once("://").map_or(path, |(_, rest)| rest);
-    let last = path
-        .split_once('/')
-        .and_then(|(_, p)| p.rsplit('/').next())
-        .unwrap_or_default();
-    plain(last).unwrap_or_else(|| "__unnamed__".to_owned())
-}
-
-fn plain(name: &str) -> Option<String> {
-    let fine = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
-    fine.then(|| name.to_owned())
+    let path = path.split_once('/').map_or("", |(_, path)| path);
+    let path = super::git::percent_decode(path);
+    let last = path.trim_end_matches('/').rsplit('/').next();
+    last.filter(|name| !matches!(*name, "" | "." | "..") && !name.contains('\0'))
+        .unwrap_or("__unnamed__")
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -143,13 +129,12 @@ mod tests {
             ("http://h/", "__unnamed__"),
             ("http://h", "__unnamed__"),
             ("http://h/a/..", "__unnamed__"),
+            ("http://h/a/b/", "b"),
+            ("http://h/a%20b", "a b"),
+            ("http://h/a%2Fb", "b"),
+            ("http://h/%", "%"),
         ] {
             assert_eq!(name_of(url), want, "{url}");
         }
-        assert_eq!(
-            file_name("attachment; filename=\"x.tar\"").as_deref(),
-            Some("x.tar")
-        );
-        assert_eq!(file_name("attachment; filename=\"../x\""), None);
     }
 }
