@@ -18,12 +18,12 @@ const LIMIT_BYTES: u64 = 1 << 50;
 /// Whether `file` holds a tar, compressed or not: the content decides, not the name. The file is read from its start after.
 pub(super) fn is_archive(file: &mut File) -> io::Result<bool> {
     let probe = BufReader::new(file.try_clone()?);
-    // A file that only begins like a compressed one is a file.
+    // A file that only begins like a compressed one is a file. A first entry that is refused is an archive's all the same.
     let there = Decoder::new(probe, LIMIT_BYTES).is_ok_and(|tar| {
-        matches!(
-            TarReader::new(BufReader::new(tar), WhiteoutNames::Literal).next_member(),
-            Ok(Some(_))
-        )
+        match TarReader::new(BufReader::new(tar), WhiteoutNames::Literal).next_member() {
+            Ok(first) => first.is_some(),
+            Err(error) => is_entry_fault(&error),
+        }
     });
     file.rewind()?;
     Ok(there)
@@ -31,7 +31,11 @@ pub(super) fn is_archive(file: &mut File) -> io::Result<bool> {
 
 /// Whether an error is about an entry of an archive, not about bytes that are none.
 pub(super) fn is_refusal(error: &BuildError) -> bool {
-    matches!(error, BuildError::Layer(LayerError::Archive { fault, .. })
+    matches!(error, BuildError::Layer(error) if is_entry_fault(error))
+}
+
+fn is_entry_fault(error: &LayerError) -> bool {
+    matches!(error, LayerError::Archive { fault, .. }
         if !matches!(fault, TarFault::Checksum | TarFault::Truncated))
 }
 

@@ -400,7 +400,7 @@ impl<R: BufRead> TarReader<R> {
         let raw = extended.sparse_name.as_ref().or(extended.path.as_ref());
         let raw = raw.map_or_else(|| short_name(block), Vec::clone);
         self.name = text(&raw);
-        let path = clean(&raw).map_err(|f| self.fault(f))?;
+        let path = clean(&raw, self.whiteouts).map_err(|f| self.fault(f))?;
         let link = || {
             let field = until_nul(block[field::LINK].to_vec());
             extended.link.clone().unwrap_or(field)
@@ -420,7 +420,7 @@ impl<R: BufRead> TarReader<R> {
                 }
             }
             b'1' => Kind::HardLink {
-                target: clean(&link()).map_err(|f| self.fault(f))?,
+                target: clean(&link(), self.whiteouts).map_err(|f| self.fault(f))?,
             },
             b'2' => Kind::Symlink { target: link() },
             b'3' | b'4' => {
@@ -667,8 +667,9 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// The name as a path of a layer. A name that leads upwards is refused even where it would come back: readers disagree.
-fn clean(name: &[u8]) -> Result<Vec<u8>, TarFault> {
+/// The name as a path of a layer. In a layer a name that leads upwards is refused even where it would come back, because
+/// readers disagree; in an archive of files `a/../b` is `b`, and only what leaves the archive is refused.
+fn clean(name: &[u8], names: WhiteoutNames) -> Result<Vec<u8>, TarFault> {
     if name.is_empty() || name.contains(&0) {
         return Err(TarFault::Name);
     }
@@ -676,6 +677,9 @@ fn clean(name: &[u8]) -> Result<Vec<u8>, TarFault> {
     for part in name.split(|c| *c == b'/') {
         match part {
             b"" | b"." => {}
+            b".." if names == WhiteoutNames::Literal && !path.is_empty() => {
+                path.truncate(path.iter().rposition(|c| *c == b'/').unwrap_or(0));
+            }
             b".." => return Err(TarFault::Upwards(text(name))),
             part => {
                 if !path.is_empty() {
