@@ -80,7 +80,8 @@ pub(super) struct Manner {
 impl Manner {
     fn directory_mode(&self) -> u32 {
         match &self.mode {
-            Some(Mode::Octal(mode)) => *mode,
+            // Set-id and sticky bits are for what is copied, not for folders made on the way.
+            Some(Mode::Octal(mode)) => mode & 0o777,
             _ => 0o755,
         }
     }
@@ -288,6 +289,11 @@ pub(super) fn write_archive(
     destination: &[u8],
     manner: &Manner,
 ) -> Result<(), BuildError> {
+    // An archive brings its own modes: `--chmod` is for what is copied.
+    let manner = Manner {
+        owner: manner.owner,
+        mode: None,
+    };
     let (uid, gid) = manner.owner_of_made();
     let target = draft.resolve(destination)?;
     draft.make_dirs(&target, 0o755, uid, gid)?;
@@ -500,7 +506,7 @@ mod tests {
         }
         let mut op = op();
         op.excludes = vec!["s".to_owned(), "f".to_owned()];
-        for (path, want) in [("d", "d=,x"), ("*", "d=,x g= l="), ("f", "")] {
+        for (path, want) in [("d", "d=,x"), ("*", "d=,x f= g= l="), ("f", "f=")] {
             assert_eq!(selected(&op, path).unwrap(), want, "{path} with excludes");
         }
     }

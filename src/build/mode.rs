@@ -19,9 +19,12 @@ pub(super) struct Clause {
     permissions: String,
 }
 
-const USER: u32 = 0o4700;
-const GROUP: u32 = 0o2070;
-const OTHERS: u32 = 0o1007;
+// What a class may set; the sticky bit is nobody's own, and BuildKit gives it for every class but others.
+const USER: u32 = 0o5700;
+const GROUP: u32 = 0o3070;
+const OTHERS: u32 = 0o0007;
+/// What an equals sign takes first: never the sticky bit.
+const REPLACED: u32 = 0o6777;
 
 /// A text that is no mode.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -84,13 +87,14 @@ impl Mode {
             Mode::Octal(octal) => *octal,
             Mode::Symbolic(clauses) => clauses
                 .iter()
-                .fold(mode, |mode, clause| clause.apply(mode, directory)),
+                .fold(mode, |done, clause| clause.apply(done, mode, directory)),
         }
     }
 }
 
 impl Clause {
-    fn apply(&self, mode: u32, directory: bool) -> u32 {
+    /// `before` is the mode that the first clause saw: BuildKit asks it, not `mode`, whether anybody may execute.
+    fn apply(&self, mode: u32, before: u32, directory: bool) -> u32 {
         let spread = |three: u32| three | three << 3 | three << 6;
         let mut bits = 0;
         for c in self.permissions.chars() {
@@ -98,7 +102,7 @@ impl Clause {
                 'r' => spread(4),
                 'w' => spread(2),
                 'x' => spread(1),
-                'X' if directory || mode & 0o111 != 0 => spread(1),
+                'X' if directory || before & 0o111 != 0 => spread(1),
                 's' => 0o6000,
                 't' => 0o1000,
                 'u' => spread(mode >> 6 & 7),
@@ -111,8 +115,7 @@ impl Clause {
         match self.operator {
             '+' => mode | bits,
             '-' => mode & !bits,
-            // An equals sign leaves a directory's set-id bits alone unless they are named.
-            _ => mode & !(self.who & if directory { 0o1777 } else { 0o7777 }) | bits,
+            _ => mode & !(self.who & REPLACED) | bits,
         }
     }
 }
@@ -133,7 +136,10 @@ mod tests {
             ("u=rwx,g=rx,o=", 0o750, 0o750),
             ("g=u", 0o664, 0o775),
             ("u+s", 0o4644, 0o4755),
-            ("o+t", 0o1644, 0o1755),
+            ("o+t", 0o644, 0o755),
+            ("u+t", 0o1644, 0o1755),
+            ("a-x,+X", 0o644, 0o755),
+            ("u+x,a+X", 0o744, 0o755),
             ("u-w+x", 0o544, 0o555),
         ] {
             let mode: Mode = text.parse().unwrap();
@@ -142,6 +148,20 @@ mod tests {
                 (file, directory),
                 "{text}"
             );
+        }
+        for (text, want) in [
+            ("u=rw", 0o3677),
+            ("g=r", 0o5747),
+            ("o=r", 0o7774),
+            ("a=r", 0o1444),
+            ("u-t", 0o6777),
+            ("o-t", 0o7777),
+            ("g=", 0o5707),
+        ] {
+            let mode: Mode = text.parse().unwrap();
+            for directory in [false, true] {
+                assert_eq!(mode.apply(0o7777, directory), want, "{text}");
+            }
         }
         for bad in ["8", "77777", "u+rr+q", "x", "u", "z=r", "u=rwx,"] {
             assert!(bad.parse::<Mode>().is_err(), "{bad}");

@@ -74,9 +74,8 @@ pub(super) fn select(
                     return Err(not_found(path, tree).into());
                 };
                 if !top.entry.is_dir() {
-                    if excludes.as_ref().is_some_and(|e| e.matches(&name)) {
-                        continue;
-                    }
+                    // `--exclude` is for what is below a source: BuildKit copies a file that was named, or that a wildcard
+                    // found.
                     items.push(Item {
                         name,
                         content: Content::Files(vec![(Vec::new(), top)]),

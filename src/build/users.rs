@@ -164,7 +164,7 @@ fn groups_of(member: Option<&str>, primary: u32, read: Read<'_>) -> Result<Vec<u
 }
 
 /// Who `--chown=USER[:GROUP]` names, as BuildKit takes it: a number is user and group, a name brings its primary group, and
-/// a name that nobody knows is 0.
+/// a name that nobody knows is 0; a group that nobody knows leaves the user's own.
 pub(super) fn owner(text: &str, read: Read<'_>) -> Result<(u32, u32), BuildError> {
     let (user, group) = text
         .split_once(':')
@@ -179,12 +179,13 @@ pub(super) fn owner(text: &str, read: Read<'_>) -> Result<(u32, u32), BuildError
     };
     let gid = match group {
         None => primary,
+        Some("") => 0,
         Some(group) => match group.parse::<u32>() {
             Ok(gid) => gid,
             Err(_) => groups(read)?
                 .into_iter()
                 .find(|g| g.name == group)
-                .map_or(0, |g| g.gid),
+                .map_or(primary, |g| g.gid),
         },
     };
     Ok((uid, gid))
@@ -240,7 +241,7 @@ mod tests {
             ("ada:wheel", (7, 10)),
             (":wheel", (0, 10)),
             ("nobody", (0, 0)),
-            ("5:nobody", (5, 0)),
+            ("5:nobody", (5, 5)),
         ] {
             assert_eq!(owner(text, &image).unwrap(), want, "{text}");
             let numbers = text.split(':').all(|part| part.parse::<u32>().is_ok());
