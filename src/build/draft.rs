@@ -257,10 +257,25 @@ impl<'a> Draft<'a> {
             })
         };
         let links = &self.links;
-        self.changes
+        let mut changes: Vec<Change> = self
+            .changes
             .into_values()
             .filter(|change| links.contains_key(&change.entry.path) || !same(&change.entry))
-            .collect()
+            .collect();
+        // Directories that are as below but for their time, which is no change, and that lead to nothing that is one. From the
+        // end: what is in a directory comes right after it.
+        let mut kept: Vec<Change> = Vec::with_capacity(changes.len());
+        while let Some(change) = changes.pop() {
+            let leads = kept.last().is_some_and(|next| {
+                let rest = next.entry.path.strip_prefix(&change.entry.path[..]);
+                change.entry.path.is_empty() || rest.is_some_and(|rest| rest.first() == Some(&b'/'))
+            });
+            if leads || !is_only_touched(base, &change.entry) {
+                kept.push(change);
+            }
+        }
+        kept.reverse();
+        kept
     }
 
     // In a layer a file comes before the links to it: of all its names, the first has the content.
@@ -342,6 +357,17 @@ pub(super) fn display(path: &[u8]) -> String {
         "/{}",
         String::from_utf8_lossy(path.strip_prefix(b"/").unwrap_or(path))
     )
+}
+
+// Whether an entry is a directory that the stack below has with the same mode, owner and attributes.
+fn is_only_touched(base: &Stack, entry: &Entry) -> bool {
+    matches!(entry.kind, Kind::Directory { opaque: false, .. })
+        && base.lookup(&entry.path).is_some_and(|below| {
+            let (old, new) = (&below.entry.meta, &entry.meta);
+            below.entry.is_dir()
+                && (old.mode, old.uid, old.gid, &old.xattrs)
+                    == (new.mode, new.uid, new.gid, &new.xattrs)
+        })
 }
 
 #[cfg(test)]

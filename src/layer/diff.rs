@@ -313,7 +313,9 @@ impl<'a> Walk<'a> {
         };
         let meta = &new.meta;
         let capability = meta.xattrs.first().map(|(_, value)| value.as_slice());
-        if (meta.mode, meta.uid, meta.gid, meta.mtime) != (old.mode, old.uid, old.gid, old.mtime)
+        // A directory's time alone is no change: what was made in it and removed again leaves nothing.
+        if (meta.mode, meta.uid, meta.gid) != (old.mode, old.uid, old.gid)
+            || (meta.mtime != old.mtime && !new.is_dir())
             || capability != old.xattr(CAPABILITY.as_bytes())
         {
             return Ok(false);
