@@ -177,6 +177,8 @@ impl Engine<'_> {
                         if *required {
                             return Err(BuildError::NoSecret { id: id.clone() });
                         }
+                        // The variable is there all the same, as BuildKit has it.
+                        env.extend(variable.clone().map(|name| (name, OsString::new())));
                         continue;
                     };
                     if let Some(name) = variable {
