@@ -34,6 +34,8 @@ pub(crate) struct Case {
         reason = "for who reads the case; here so that it must be there"
     )]
     pub(crate) about: String,
+    /// Of a case of our own (`AREA-own-TOPIC`): which builder its expectations were recorded from, or which text they follow.
+    pub(crate) oracle: Option<String>,
     /// The builder's flags.
     #[serde(default)]
     pub(crate) flags: Vec<String>,

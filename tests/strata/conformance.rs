@@ -367,6 +367,22 @@ fn every_case_is_in_an_area() {
 }
 
 #[test]
+fn cases_of_our_own_say_where_their_expectations_are_from() {
+    let mut own = 0;
+    for (name, folder) in cases() {
+        let case: Case = read_json(&folder.join("case.json")).expect(&name);
+        let is_own = name
+            .split_once('-')
+            .is_some_and(|(_, topic)| topic.starts_with("own-"));
+        assert_eq!(case.oracle.is_some(), is_own, "{name}");
+        let said = case.fail.is_some() || folder.join("expected.json").is_file();
+        assert!(said, "{name} expects nothing");
+        own += usize::from(is_own);
+    }
+    assert!(own >= 80, "{own} cases of our own");
+}
+
+#[test]
 fn known_failures_are_cases() {
     let names: BTreeSet<String> = cases().into_keys().collect();
     assert!(known().is_subset(&names));

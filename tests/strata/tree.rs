@@ -153,6 +153,13 @@ fn describe(entry: &mut tar::Entry<'_, &[u8]>) -> Result<Entry, BadImage> {
             let value = base64::engine::general_purpose::STANDARD.encode(record.value_bytes());
             known.insert("capability".into(), value.into());
         }
+        // A time that a plain header does not hold: before 1970, or past its eleven digits.
+        if record.key_bytes() == b"mtime"
+            && let Some(seconds) = record.value().ok().and_then(|v| v.split('.').next())
+            && let Ok(seconds) = seconds.parse::<i64>()
+        {
+            known.insert("mtime".into(), seconds.into());
+        }
     }
     Ok(known)
 }
