@@ -3,11 +3,12 @@
 use std::time::SystemTime;
 
 use serde::Serialize;
+use strata::inspect::HistoryRow;
 use strata::oci::{Digest, Platform};
 use strata::store::{Named, PruneReport, Store, StoreError};
 
 use super::error::{CliError, Doing as _};
-use super::inspect::{self, Pieces};
+use super::inspect;
 use super::output::{
     Format, Table, human_created, human_size, note, print, print_json, print_line, truncate,
 };
@@ -273,59 +274,11 @@ fn removed(report: &PruneReport) -> Vec<String> {
     lines
 }
 
-/// One step of an image's history, newest first.
-#[derive(Serialize)]
-struct HistoryRow {
-    /// The image ID on the newest step.
-    id: Option<Digest>,
-    created: Option<String>,
-    created_by: String,
-    /// Of the layer's blob; 0 where there is no layer.
-    size_bytes: u64,
-    comment: String,
-    empty_layer: bool,
-}
-
-fn history(pieces: &Pieces) -> Vec<HistoryRow> {
-    let mut layers = pieces.manifest.layers.iter();
-    let mut rows: Vec<HistoryRow> = pieces
-        .config
-        .history
-        .iter()
-        .map(|h| HistoryRow {
-            id: None,
-            created: h.created.clone(),
-            created_by: h.created_by.clone().unwrap_or_default(),
-            size_bytes: if h.empty_layer {
-                0
-            } else {
-                layers.next().map_or(0, |l| l.size)
-            },
-            comment: h.comment.clone().unwrap_or_default(),
-            empty_layer: h.empty_layer,
-        })
-        .collect();
-    // An image whose history says less than its layers (some builders write none).
-    rows.extend(layers.map(|l| HistoryRow {
-        id: None,
-        created: None,
-        created_by: String::new(),
-        size_bytes: l.size,
-        comment: String::new(),
-        empty_layer: false,
-    }));
-    rows.reverse();
-    if let Some(newest) = rows.first_mut() {
-        newest.id = Some(pieces.manifest.config.digest);
-    }
-    rows
-}
-
 impl HistoryArgs {
     /// Runs `history`.
     pub(crate) fn run(&self, session: &Session) -> Result<(), CliError> {
-        let pieces = inspect::pieces(session, &self.image, self.platform.as_deref())?;
-        let rows = history(&pieces);
+        let documents = inspect::documents(session, &self.image, self.platform.as_deref())?;
+        let rows = documents.history();
         let id = |row: &HistoryRow| match row.id {
             Some(id) if self.no_trunc => id.to_string(),
             Some(id) => id.short(),
@@ -361,44 +314,7 @@ impl HistoryArgs {
 
 #[cfg(test)]
 mod tests {
-    use strata::oci::{Descriptor, Document, History, ImageConfig, Manifest, MediaType};
-
     use super::*;
-
-    #[test]
-    fn steps_have_the_sizes_of_their_layers() {
-        let blob = |size| {
-            Descriptor::new(
-                MediaType::OciLayerGzip,
-                Digest::of(&[size]),
-                u64::from(size),
-            )
-        };
-        let step = |text: &str, empty_layer| History {
-            created_by: Some(text.to_owned()),
-            empty_layer,
-            ..History::default()
-        };
-        let mut config = ImageConfig::scratch(&Platform::host());
-        config.history = vec![step("COPY", false), step("ENV", true), step("RUN", false)];
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: None,
-            artifact_type: None,
-            config: Descriptor::of(MediaType::OciConfig, b"{}"),
-            layers: vec![blob(1), blob(2), blob(3)],
-            subject: None,
-            annotations: Default::default(),
-        };
-        let pieces = Pieces::for_tests(Document::Manifest(manifest.clone()), manifest, config);
-        let rows = history(&pieces);
-        let shown: Vec<(&str, u64)> = rows
-            .iter()
-            .map(|r| (r.created_by.as_str(), r.size_bytes))
-            .collect();
-        assert_eq!(shown, [("", 3), ("RUN", 2), ("ENV", 0), ("COPY", 1)]);
-        assert!(rows[0].id.is_some() && rows[1].id.is_none());
-    }
 
     #[test]
     fn a_repository_or_a_name_is_listed() {

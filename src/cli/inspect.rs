@@ -1,11 +1,10 @@
 //! `inspect`: an image's documents, in the store or elsewhere, without pulling it.
 
-use std::io::Read as _;
-
 use serde::Serialize;
 use serde_json::{Value, json};
-use strata::image::{Source, read_verified, resolve};
-use strata::oci::{Descriptor, Document, ImageConfig, Index, Manifest, Platform};
+use strata::image::Source;
+use strata::inspect::Documents;
+use strata::oci::{Descriptor, Platform};
 
 use super::error::{CliError, Doing as _};
 use super::medium;
@@ -13,9 +12,6 @@ use super::output::{print, print_json};
 use super::session::Session;
 use super::transport::Location;
 use super::values::platforms;
-
-/// The largest configuration that is read: BuildKit's are a few KiB, the largest known a few hundred.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Show what an image is, as JSON
 #[derive(clap::Args, Debug)]
@@ -43,43 +39,6 @@ pub(crate) struct InspectArgs {
     format: String,
 }
 
-/// An image's documents.
-pub(crate) struct Pieces {
-    /// How messages call the image.
-    pub(crate) name: String,
-    /// The manifest or index that the name points to.
-    pub(crate) root: Descriptor,
-    /// The index, if the name points to one.
-    pub(crate) index: Option<Index>,
-    /// The manifest of the platform.
-    pub(crate) descriptor: Descriptor,
-    /// The same, parsed.
-    pub(crate) manifest: Manifest,
-    /// The configuration.
-    pub(crate) config: ImageConfig,
-    /// The configuration as it is.
-    pub(crate) config_bytes: Vec<u8>,
-}
-
-#[cfg(test)]
-impl Pieces {
-    pub(crate) fn for_tests(document: Document, manifest: Manifest, config: ImageConfig) -> Pieces {
-        let root = Descriptor::of(strata::oci::MediaType::OciManifest, b"");
-        Pieces {
-            name: "test".to_owned(),
-            index: match document {
-                Document::Index(index) => Some(index),
-                Document::Manifest(_) => None,
-            },
-            descriptor: root.clone(),
-            root,
-            manifest,
-            config_bytes: config.to_bytes(),
-            config,
-        }
-    }
-}
-
 /// The platform that is asked for, or this machine's.
 pub(crate) fn wanted_platform(text: Option<&str>) -> Result<Platform, CliError> {
     let texts: Vec<String> = text.iter().map(|t| (*t).to_owned()).collect();
@@ -94,50 +53,19 @@ pub(crate) fn wanted_platform(text: Option<&str>) -> Result<Platform, CliError> 
 }
 
 /// Reads an image's documents from wherever it is.
-pub(crate) fn pieces(
+pub(crate) fn documents(
     session: &Session,
     text: &str,
     platform: Option<&str>,
-) -> Result<Pieces, CliError> {
+) -> Result<Documents, CliError> {
     let location = Location::parse("IMAGE", text)?;
     let source = medium::source(session, &location)?;
     read(source.as_ref(), &wanted_platform(platform)?)
 }
 
 /// Reads the documents of a source's image.
-pub(crate) fn read(source: &dyn Source, platform: &Platform) -> Result<Pieces, CliError> {
-    let doing = || format!("inspect {}", source.name());
-    let root = source.root().doing(doing)?;
-    let index = if root.media_type.is_index() {
-        match Document::parse(&source.manifest(&root).doing(doing)?).doing(doing)? {
-            Document::Index(index) => Some(index),
-            Document::Manifest(_) => None,
-        }
-    } else {
-        None
-    };
-    let resolved = resolve(source, &root, platform).doing(doing)?;
-    let config = &resolved.manifest.config;
-    if config.size > MAX_CONFIG_BYTES {
-        return Err(CliError::Refused(format!(
-            "cannot inspect {}: its configuration is said to have {} bytes, at most {MAX_CONFIG_BYTES} are read",
-            source.name(),
-            config.size
-        )));
-    }
-    let stream = source.blob(config).doing(doing)?.take(config.size + 1);
-    let config_bytes = read_verified(stream, config).doing(doing)?;
-    let parsed = ImageConfig::parse(&config_bytes)
-        .doing(|| format!("understand the configuration of {}", source.name()))?;
-    Ok(Pieces {
-        name: source.name(),
-        root,
-        index,
-        descriptor: resolved.descriptor,
-        manifest: resolved.manifest,
-        config: parsed,
-        config_bytes,
-    })
+pub(crate) fn read(source: &dyn Source, platform: &Platform) -> Result<Documents, CliError> {
+    Documents::read(source, platform).doing(|| format!("inspect {}", source.name()))
 }
 
 /// docker's report, with what an OCI image has beyond it.
@@ -168,28 +96,28 @@ struct Report {
     index: Option<Value>,
 }
 
-fn report(pieces: &Pieces, tags: Vec<String>) -> Report {
-    let (manifest, config) = (&pieces.manifest, &pieces.config);
+fn report(documents: &Documents, tags: Vec<String>) -> Report {
+    let (manifest, config) = (&documents.manifest, &documents.config);
     let layers: u64 = manifest.layers.iter().map(|l| l.size).sum();
     Report {
         id: manifest.config.digest.to_string(),
-        name: pieces.name.clone(),
+        name: documents.name.clone(),
         repo_tags: tags,
-        digest: pieces.descriptor.digest.to_string(),
-        media_type: pieces.descriptor.media_type.to_string(),
+        digest: documents.descriptor.digest.to_string(),
+        media_type: documents.descriptor.media_type.to_string(),
         created: config.created.clone(),
         author: config.author.clone(),
         architecture: config.architecture.clone(),
         variant: config.variant.clone(),
         os: config.os.clone(),
-        size: layers + manifest.config.size + pieces.descriptor.size,
+        size: layers + manifest.config.size + documents.descriptor.size,
         config: json!(config.config),
         root_fs: json!({ "Type": "layers", "Layers": config.rootfs.diff_ids }),
         layers: manifest.layers.clone(),
         annotations: json!(manifest.annotations),
-        index: pieces.index.as_ref().map(|index| {
+        index: documents.index.as_ref().map(|index| {
             json!({
-                "Digest": pieces.root.digest,
+                "Digest": documents.root.digest,
                 "Annotations": index.annotations,
                 "Manifests": index.manifests,
             })
@@ -211,9 +139,9 @@ impl InspectArgs {
                 print(source.manifest(&root).doing(doing)?)?;
                 continue;
             }
-            let pieces = read(source.as_ref(), &platform)?;
+            let documents = read(source.as_ref(), &platform)?;
             if self.config {
-                print(&pieces.config_bytes)?;
+                print(&documents.config_bytes)?;
                 continue;
             }
             let tags = match &location {
@@ -227,7 +155,7 @@ impl InspectArgs {
                     .collect(),
                 _ => Vec::new(),
             };
-            reports.push(report(&pieces, tags));
+            reports.push(report(&documents, tags));
         }
         if self.raw || self.config {
             return Ok(());

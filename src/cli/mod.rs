@@ -32,6 +32,7 @@ mod output;
 mod output_spec;
 mod progress;
 mod registry;
+mod report;
 mod resolve;
 mod run;
 mod run_args;
@@ -100,6 +101,8 @@ enum Command {
     Rmi(images::RmiArgs),
     History(images::HistoryArgs),
     Inspect(inspect::InspectArgs),
+    Layers(report::LayersArgs),
+    Files(report::FilesArgs),
     Pull(transfer::PullArgs),
     Push(transfer::PushArgs),
     Login(login::LoginArgs),
@@ -171,6 +174,8 @@ impl Cli {
             Command::Rmi(args) => args.run(&session(Needs::Layers)?),
             Command::History(args) => args.run(&session(Needs::Blobs)?),
             Command::Inspect(args) => args.run(&session(Needs::Blobs)?),
+            Command::Layers(args) => args.run(&session(Needs::Blobs)?),
+            Command::Files(args) => args.run(&session(Needs::Blobs)?),
             Command::Pull(args) => args.run(&session(Needs::Blobs)?),
             Command::Push(args) => args.run(&session(Needs::Blobs)?),
             Command::Login(args) => args.run(&self.registries.client()),

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use strata::image::Platforms;
+use strata::inspect::Documents;
 use strata::sandbox::{
     self, Bind, FileMount, Limits, Mount, Network, SandboxError, Security, Signal, Spec, Stdio,
     overlay, terminal,
@@ -20,7 +21,7 @@ use strata::store::{Store, StoreError};
 
 use super::build_values::ulimit;
 use super::error::{CliError, Doing as _, exit};
-use super::inspect::{self, Pieces, wanted_platform};
+use super::inspect::{self, wanted_platform};
 use super::medium;
 use super::run_args::{RunArgs, command, environment, volume};
 use super::session::Session;
@@ -66,14 +67,14 @@ impl RunArgs {
             .map(|text| volume(text))
             .collect::<Result<Vec<_>, _>>()?;
         let store = session.store()?;
-        let pieces = self.image(session, &store)?;
-        let lowers = lowers(&store, &pieces)?;
+        let documents = self.image(session, &store)?;
+        let lowers = lowers(&store, &documents)?;
         let work = store
             .work()
             .doing(|| "make a temporary folder".to_owned())?;
         let rootfs = Arc::new(mount(session, &work, &lowers)?);
 
-        let config = &pieces.config.config;
+        let config = &documents.config.config;
         let args = command(config, self.entrypoint.as_deref(), &self.command);
         let Some(program) = args.first().cloned() else {
             return Err(CliError::Refused(format!(
@@ -91,7 +92,7 @@ impl RunArgs {
         let hostname = self
             .hostname
             .clone()
-            .unwrap_or_else(|| pieces.manifest.config.digest.short());
+            .unwrap_or_else(|| documents.manifest.config.digest.short());
         let mut defaults = vec![
             ("HOSTNAME", hostname.as_str()),
             ("HOME", user.home.as_str()),
@@ -163,7 +164,7 @@ impl RunArgs {
     }
 
     /// The image's documents; an image that is not in the store is pulled.
-    fn image(&self, session: &Session, store: &Store) -> Result<Pieces, CliError> {
+    fn image(&self, session: &Session, store: &Store) -> Result<Documents, CliError> {
         let platform = wanted_platform(self.platform.as_deref())?;
         let location = Location::parse("IMAGE", &self.image)?;
         let reference = match &location {
@@ -246,17 +247,17 @@ impl RunArgs {
 }
 
 /// The unpacked layers of an image, bottom first; what is not unpacked is.
-pub(crate) fn lowers(store: &Store, pieces: &Pieces) -> Result<Vec<PathBuf>, CliError> {
-    let layers: Vec<_> = pieces
+pub(crate) fn lowers(store: &Store, documents: &Documents) -> Result<Vec<PathBuf>, CliError> {
+    let layers: Vec<_> = documents
         .manifest
         .layers
         .iter()
         .cloned()
-        .zip(pieces.config.rootfs.diff_ids.iter().copied())
+        .zip(documents.config.rootfs.diff_ids.iter().copied())
         .collect();
     let unpacked = store
         .unpack_image(&layers, &|_| ())
-        .doing(|| format!("unpack {}", pieces.name))?;
+        .doing(|| format!("unpack {}", documents.name))?;
     Ok(unpacked.iter().map(|l| l.fs().to_owned()).collect())
 }
 

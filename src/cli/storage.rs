@@ -300,7 +300,7 @@ impl UnpackArgs {
             .find(&self.image)
             .doing(|| format!("unpack {}", self.image))?;
         let source = store.source(&self.image, image.descriptor);
-        let pieces = inspect::read(&source, &platform)?;
+        let documents = inspect::read(&source, &platform)?;
         let is_empty = match std::fs::read_dir(&self.dir) {
             Ok(mut entries) => entries.next().is_none(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => true,
@@ -312,7 +312,7 @@ impl UnpackArgs {
                 self.dir.display()
             )));
         }
-        export::unpack(session, &store, &pieces.manifest.layers, &self.dir)
+        export::unpack(session, &store, &documents.manifest.layers, &self.dir)
     }
 }
 

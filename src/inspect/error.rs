@@ -1,7 +1,8 @@
 //! What keeps a report from being made.
 
 use crate::image::{ConfigError, CopyError, ImageError};
-use crate::oci::{Digest, ManifestError};
+use crate::layer::LayerError;
+use crate::oci::{DiffId, Digest, ManifestError};
 use crate::store::StoreError;
 
 /// Why there is no report.
@@ -56,5 +57,34 @@ pub enum InspectError {
         /// Why not.
         #[source]
         source: Box<ConfigError>,
+    },
+    /// A layer could not be read to its end.
+    #[error("cannot read the layer {digest}")]
+    Layer {
+        /// Its blob.
+        digest: Digest,
+        /// Why not.
+        #[source]
+        source: Box<LayerError>,
+    },
+    /// A layer is not the one of its manifest and configuration.
+    #[error(
+        "the layer {digest} is not what the image says: its diffID should be {expected}, what was read has {actual}"
+    )]
+    WrongLayer {
+        /// Its blob.
+        digest: Digest,
+        /// What the configuration says.
+        expected: DiffId,
+        /// What it is.
+        actual: DiffId,
+    },
+    /// The image shows nothing at a path.
+    #[error("{path}: not found in {image}")]
+    NoSuchPath {
+        /// What was asked for.
+        path: String,
+        /// How the image is called.
+        image: String,
     },
 }

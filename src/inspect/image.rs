@@ -1,4 +1,4 @@
-//! One image: its documents, and the layers and history they tell of.
+//! One image: its documents, and the history they tell of.
 
 use std::io::Read;
 
@@ -6,11 +6,7 @@ use serde::Serialize;
 
 use super::InspectError;
 use crate::image::{Source, check_config, resolve};
-use crate::layer::{KindRef, Toc};
-use crate::oci::{
-    Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, MediaType, Platform,
-};
-use crate::store::Store;
+use crate::oci::{Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, Platform};
 
 /// The longest configuration that is read: BuildKit's are a few KiB, the longest known a few hundred.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -35,27 +31,6 @@ pub struct Documents {
     pub config_bytes: Vec<u8>,
 }
 
-/// A layer of an image.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct LayerRow {
-    /// Its identity, uncompressed.
-    pub diff_id: DiffId,
-    /// Its blob.
-    pub digest: Digest,
-    /// The type of its blob.
-    pub media_type: MediaType,
-    /// The length of its blob, bytes.
-    pub size_bytes: u64,
-    /// What its files hold, bytes; known where the store has its table of contents.
-    pub unpacked_bytes: Option<u64>,
-    /// Files, links, devices and pipes it holds, and directories it makes; known as above.
-    pub entries: Option<u64>,
-    /// Paths it removes; known as above.
-    pub whiteouts: Option<u64>,
-    /// The instruction that made it, where the history tells.
-    pub created_by: Option<String>,
-}
-
 /// A step of an image's history.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct HistoryRow {
@@ -69,6 +44,8 @@ pub struct HistoryRow {
     pub size_bytes: u64,
     /// Which builder.
     pub comment: String,
+    /// Whether it made no layer.
+    pub empty_layer: bool,
     /// The layer it made.
     pub diff_id: Option<DiffId>,
 }
@@ -140,6 +117,7 @@ impl Documents {
                 created_by: step.created_by.clone().unwrap_or_default(),
                 size_bytes: layer.map_or(0, |(blob, _)| blob.size),
                 comment: step.comment.clone().unwrap_or_default(),
+                empty_layer: step.empty_layer,
                 diff_id: layer.map(|(_, diff_id)| *diff_id),
             });
         }
@@ -149,6 +127,7 @@ impl Documents {
             created_by: String::new(),
             size_bytes: blob.size,
             comment: String::new(),
+            empty_layer: false,
             diff_id: Some(*diff_id),
         }));
         rows.reverse();
@@ -158,70 +137,16 @@ impl Documents {
         rows
     }
 
-    /// The layers, bottom first. With a store, what its tables of contents know of them.
-    pub fn layers(&self, store: Option<&Store>) -> Result<Vec<LayerRow>, InspectError> {
-        let steps = self.config.history.iter().filter(|h| !h.empty_layer);
-        let mut steps = steps.map(|h| h.created_by.clone());
-        let mut rows = Vec::with_capacity(self.manifest.layers.len());
-        for (blob, diff_id) in self.manifest.layers.iter().zip(self.diff_ids()) {
-            let toc = match store {
-                Some(store) => store.toc(diff_id)?,
-                None => None,
-            };
-            let content = toc.as_deref().map(Content::of);
-            rows.push(LayerRow {
-                diff_id: *diff_id,
-                digest: blob.digest,
-                media_type: blob.media_type.clone(),
-                size_bytes: blob.size,
-                unpacked_bytes: content.map(|c| c.bytes),
-                entries: content.map(|c| c.entries),
-                whiteouts: content.map(|c| c.whiteouts),
-                created_by: steps.next().flatten(),
-            });
-        }
-        Ok(rows)
-    }
-
     fn diff_ids(&self) -> &[DiffId] {
         &self.config.rootfs.diff_ids
-    }
-}
-
-/// What a table of contents adds up to.
-#[derive(Clone, Copy, Default)]
-struct Content {
-    bytes: u64,
-    entries: u64,
-    whiteouts: u64,
-}
-
-impl Content {
-    fn of(toc: &Toc) -> Content {
-        let mut sum = Content::default();
-        for entry in toc.refs() {
-            match entry.kind {
-                KindRef::Whiteout => sum.whiteouts += 1,
-                // A parent without a header is nothing the layer brings.
-                KindRef::Directory { implied: true, .. } => {}
-                KindRef::File { size_bytes, .. } => {
-                    sum.bytes += size_bytes;
-                    sum.entries += 1;
-                }
-                _ => sum.entries += 1,
-            }
-        }
-        sum
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{Entry, Kind, Meta};
-    use crate::oci::{History, to_pretty_json};
-    use crate::store::StoreOptions;
-    use std::sync::Arc;
+    use crate::oci::{History, MediaType, to_pretty_json};
+    use crate::store::{Store, StoreOptions};
 
     fn step(text: &str, empty_layer: bool) -> History {
         History {
@@ -231,16 +156,8 @@ mod tests {
         }
     }
 
-    fn entry(path: &str, kind: Kind) -> Entry {
-        Entry {
-            path: path.into(),
-            meta: Meta::default(),
-            kind,
-        }
-    }
-
     #[test]
-    fn layers_and_history_of_an_image() {
+    fn documents_and_history_of_an_image() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let layers: Vec<Descriptor> = [&b"1"[..], b"22", b"333"]
@@ -261,19 +178,6 @@ mod tests {
             subject: None,
             annotations: Default::default(),
         };
-        let toc = Toc::from_entries(vec![
-            entry(
-                "etc/passwd",
-                Kind::File {
-                    size_bytes: 7,
-                    content: None,
-                },
-            ),
-            entry("gone", Kind::Whiteout),
-        ]);
-        store
-            .put_toc(&DiffId(layers[1].digest), Arc::new(toc))
-            .unwrap();
         let root = store
             .put_bytes(MediaType::OciManifest, &to_pretty_json(&manifest))
             .unwrap();
@@ -287,16 +191,6 @@ mod tests {
             .collect();
         assert_eq!(shown, [("", 3), ("RUN", 2), ("ENV", 0), ("COPY", 1)]);
         assert_eq!(history[0].id, Some(config.digest));
-
-        let rows = documents.layers(Some(&store)).unwrap();
-        let known: Vec<_> = rows
-            .iter()
-            .map(|r| (r.unpacked_bytes, r.entries, r.whiteouts))
-            .collect();
-        let second = (Some(7), Some(1), Some(1));
-        assert_eq!(known, [(None, None, None), second, (None, None, None)]);
-        assert_eq!(rows[1].created_by.as_deref(), Some("RUN"));
-        assert_eq!(documents.layers(None).unwrap()[1].entries, None);
 
         // A configuration that tells of another number of layers is not believed.
         manifest.layers.pop();

@@ -7,7 +7,7 @@
 //! Concepts: an [`Entry`] is one path with its metadata; a [`Toc`] is a layer's entries, sorted by [`entry::path_order`]; a
 //! [`Stack`] is what several tables say together, resolved as the kernel resolves an overlay; a [`Change`] is an entry and
 //! where its bytes are; [`pack()`] turns changes into a tar, its diffID, a compressed blob and a `Toc` in one pass, and [`unpack()`]
-//! a blob into a tree and a `Toc`; [`diff()`] finds the changes of an overlay upper directory; a [`Root`] is the only way to a
+//! a blob into a tree and a `Toc`, [`scan()`] into a `Toc` alone; [`diff()`] finds the changes of an overlay upper directory; a [`Root`] is the only way to a
 //! tree's files.
 //!
 //! ```text
@@ -35,6 +35,7 @@ mod record;
 mod repack;
 mod reuse;
 mod root;
+mod scan;
 mod stack;
 pub mod tar;
 mod toc;
@@ -50,6 +51,7 @@ pub use record::{EntryRef, KindRef};
 pub use repack::{Repacked, repack};
 pub use reuse::{BlockTable, Earlier};
 pub use root::{Root, open_beneath, open_file_read};
+pub use scan::{Scanned, scan};
 pub use stack::{Found, Resolved, Stack};
 pub use toc::Toc;
 pub use tree::{Devices, Note, Ownership, TreeOptions, Whiteouts};

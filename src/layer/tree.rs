@@ -27,13 +27,18 @@ use super::{Entry, Kind, KindRef, LayerError, Meta, Root, Toc};
 use crate::oci::Digest;
 
 /// As many links as the kernel follows in one path (path_resolution(7)).
-const MAX_LINKS: usize = 40;
+pub(super) const MAX_LINKS: usize = 40;
 
 /// The attribute that keeps the owner where files cannot have one; `UID:GID` in decimal.
 pub(crate) const OWNER_XATTR: &str = "user.strata.owner";
 
 /// Attributes that steer overlayfs or strata, and so must not come from a layer.
 const RESERVED: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"user.strata."];
+
+/// Whether an attribute must not come from a layer.
+pub(super) fn is_reserved(name: &[u8]) -> bool {
+    RESERVED.iter().any(|p| name.starts_with(p))
+}
 
 /// How owners are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -324,8 +329,10 @@ impl<'a> Tree<'a> {
     }
 
     fn drop_reserved(&mut self, entry: &mut Entry) {
-        let reserved = |name: &[u8]| RESERVED.iter().any(|p| name.starts_with(p));
-        let taken = entry.meta.xattrs.extract_if(.., |(name, _)| reserved(name));
+        let taken = entry
+            .meta
+            .xattrs
+            .extract_if(.., |(name, _)| is_reserved(name));
         self.notes.extend(taken.map(|(name, _)| Note::Reserved {
             path: entry.path.clone(),
             name,

@@ -78,6 +78,40 @@ pub fn unpack(
     options: &UnpackOptions,
 ) -> Result<Unpacked, LayerError> {
     let tree = Tree::new(target, options.tree, options.below)?;
+    let limit_bytes = options.limit_bytes;
+    let passed = pass(input, options.names, limit_bytes, |tar| {
+        write_tree(tree, tar, limit_bytes)
+    })?;
+    let (toc, notes) = passed.result.finish(passed.contents)?;
+    Ok(Unpacked {
+        diff_id: passed.diff_id,
+        digest: passed.digest,
+        size_bytes: passed.size_bytes,
+        unpacked_size_bytes: passed.unpacked_size_bytes,
+        toc,
+        notes,
+    })
+}
+
+/// What one pass over a blob came to.
+pub(super) struct Passed<T> {
+    /// What the reader of the tar gave.
+    pub(super) result: T,
+    /// The digests of the contents that it went through, in their order.
+    pub(super) contents: Vec<Digest>,
+    pub(super) diff_id: DiffId,
+    pub(super) digest: Digest,
+    pub(super) size_bytes: u64,
+    pub(super) unpacked_size_bytes: u64,
+}
+
+/// Reads a blob to its end, each column of the picture above on its own thread; `read` has the tar.
+pub(super) fn pass<T>(
+    input: impl Read + Send,
+    names: WhiteoutNames,
+    limit_bytes: u64,
+    read: impl FnOnce(TarReader<Source>) -> Result<T, LayerError>,
+) -> Result<Passed<T>, LayerError> {
     let blobs = Pool::new(QUEUE + 2, BUFFER_BYTES);
     let tars = Pool::new(QUEUE * 2 + 3, BUFFER_BYTES);
     thread::scope(|scope| {
@@ -85,25 +119,23 @@ pub fn unpack(
         let (diff_out, diff_in) = sync_channel(QUEUE);
         let (tar_out, tar_in) = sync_channel(QUEUE);
         let (piece_out, piece_in) = sync_channel(QUEUE);
-        let limit_bytes = options.limit_bytes;
         let feed = scope.spawn(move || feed(input, &blobs, &blob_out));
         scope.spawn(move || inflate(blob_in, limit_bytes, &tars, &diff_out, &tar_out));
         let diff = scope.spawn(move || hash_stream(&diff_in));
         let contents = scope.spawn(move || hash_contents(&piece_in));
         let source = Source::new(tar_in, piece_out);
         // The source is dropped when this returns, which ends the other threads one after another.
-        let written = write_tree(tree, TarReader::new(source, options.names), limit_bytes);
+        let result = read(TarReader::new(source, names));
         let contents = join(contents);
         let (digest, size_bytes) = join(feed);
         let (diff_id, unpacked_size_bytes) = join(diff);
-        let (toc, notes) = written?.finish(contents)?;
-        Ok(Unpacked {
+        Ok(Passed {
+            result: result?,
+            contents,
             diff_id: DiffId(diff_id),
             digest,
             size_bytes,
             unpacked_size_bytes,
-            toc,
-            notes,
         })
     })
 }
@@ -218,7 +250,7 @@ impl Read for Blob {
 }
 
 /// The uncompressed buffers, and what of them is the content of files.
-struct Source {
+pub(super) struct Source {
     tar: Receiver<Filled>,
     contents: SyncSender<Piece>,
     current: Option<Arc<Buffer>>,
@@ -304,8 +336,8 @@ fn write_tree<'a>(
                 let path = entry.path.clone();
                 let size_bytes = content_size(&entry);
                 if let Some(file) = tree.put(entry)? {
-                    write_file(
-                        &file,
+                    content(
+                        Some(&file),
                         &path,
                         size_bytes,
                         &mut tar,
@@ -321,15 +353,16 @@ fn write_tree<'a>(
     Ok(tree)
 }
 
-fn content_size(entry: &Entry) -> u64 {
+pub(super) fn content_size(entry: &Entry) -> u64 {
     match entry.kind {
         Kind::File { size_bytes, .. } => size_bytes,
         _ => 0,
     }
 }
 
-fn write_file(
-    mut file: &File,
+/// Goes through the content of the member that was read last: it is hashed, and written to `file`, if any.
+pub(super) fn content(
+    mut file: Option<&File>,
     path: &[u8],
     size_bytes: u64,
     tar: &mut TarReader<Source>,
@@ -341,7 +374,9 @@ fn write_file(
     loop {
         match tar.data().map_err(unwrap_limit)? {
             Data::Bytes(bytes) => {
-                file.write_all(bytes).map_err(failed)?;
+                if let Some(file) = &mut file {
+                    file.write_all(bytes).map_err(failed)?;
+                }
                 let count = bytes.len();
                 tar.inner_mut().mark(count);
                 tar.consume(count);
@@ -351,7 +386,9 @@ fn write_file(
                 let left = holes_left.checked_sub(count);
                 *holes_left = left.ok_or(LayerError::Limit { limit_bytes })?;
                 let step = i64::try_from(count).map_err(|_| LayerError::Limit { limit_bytes })?;
-                file.seek(SeekFrom::Current(step)).map_err(failed)?;
+                if let Some(file) = &mut file {
+                    file.seek(SeekFrom::Current(step)).map_err(failed)?;
+                }
                 tar.inner_mut().send();
                 tar.inner_mut().piece(Piece::Zeros(count));
                 ends_in_hole = true;
@@ -360,7 +397,9 @@ fn write_file(
         }
     }
     if ends_in_hole {
-        file.set_len(size_bytes).map_err(failed)?;
+        if let Some(file) = file {
+            file.set_len(size_bytes).map_err(failed)?;
+        }
         tar.inner_mut().piece(Piece::End);
     } else {
         tar.inner_mut().end();
@@ -369,7 +408,7 @@ fn write_file(
 }
 
 /// The decompressor's limit comes through readers, as the inside of an I/O error.
-fn unwrap_limit(error: LayerError) -> LayerError {
+pub(super) fn unwrap_limit(error: LayerError) -> LayerError {
     match error {
         LayerError::Input {
             offset_bytes,

@@ -370,12 +370,13 @@ impl Store {
 }
 
 /// What belongs in the root.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "blobs",
     "cache",
     "gate",
     "index.json",
     "layers",
+    "lineage",
     "lock",
     "locks",
     "lost+found",

@@ -33,7 +33,7 @@ pub struct DiskUsage {
     pub blobs: Share,
     /// Unpacked layers. Reclaimable: all of them, since they come back from blobs.
     pub layers: Share,
-    /// The build cache's records and hints. Reclaimable: all.
+    /// The build cache's records and hints, and how images came to be. Reclaimable: all but the latter.
     pub cache: Share,
     /// Directories of cache mounts. Reclaimable: all.
     pub mounts: Share,
@@ -117,10 +117,11 @@ impl Store {
         for share in [&mut usage.layers, &mut usage.cache, &mut usage.mounts] {
             share.reclaimable_bytes = share.bytes;
         }
+        usage.cache.bytes += disk_usage(&root.join("lineage"), &mut inodes)?.bytes;
         let mut rest = 0;
         for path in list(root)?.iter().chain([&root.to_owned()]) {
             let name = path.strip_prefix(root).unwrap_or(path);
-            if ["cache", "mounts", "work"]
+            if ["cache", "lineage", "mounts", "work"]
                 .iter()
                 .any(|n| name == Path::new(n))
             {

@@ -356,7 +356,7 @@ impl Store {
         Ok(freed)
     }
 
-    /// The files around the records: which layers and blobs they are about must be there.
+    /// The files around the records and images: which layers and blobs they are about must be there.
     fn sweep_hints(
         &self,
         marks: &Marks,
@@ -386,6 +386,14 @@ impl Store {
         for path in self.listings()? {
             if !listings.contains(file_name(&path)) {
                 freed += sweep.remove(&path)?;
+            }
+        }
+        let lineage = self.root().join("lineage");
+        if lineage.exists() {
+            for path in list(&lineage)? {
+                if !blobs.contains(file_name(&path)) {
+                    freed += sweep.remove(&path)?;
+                }
             }
         }
         if options.build_cache {

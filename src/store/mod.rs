@@ -18,6 +18,7 @@
 //!   cache/steps/<step>       what a step made last, for the next making of it to take from
 //!   cache/listings/<digest>  what the inputs of records held, file by file: read only to explain a miss
 //!   cache/pruned             empty; mtime = when a collection last took records away
+//!   lineage/<manifest>       which lines of which Dockerfile made an image's layers; goes with the image
 //!   mounts/<id>/             RUN --mount=type=cache directories
 //!   work/<name>/             what a running process is writing; locked while it lives
 //!   locks/<kind>-<id>        see Concurrency
@@ -53,6 +54,7 @@ mod files;
 mod gc;
 mod last;
 mod layers;
+mod lineage;
 mod links;
 mod listing;
 mod lock;
@@ -85,6 +87,7 @@ pub use files::{FileHashes, FileStamp};
 pub use gc::{PruneImages, PruneOptions, PruneReport};
 pub use last::LastLayer;
 pub use layers::{Layer, LayerId};
+pub use lineage::{Copied, CopyOrigin, Lineage, Made, PathBytes};
 pub use lock::KeyLock;
 pub use mounts::{CacheMount, Sharing};
 pub use names::{Image, Named};

@@ -108,6 +108,7 @@ impl Store {
                 continue;
             }
             blobs += remove_tree(&path)?;
+            blobs += remove_tree(&self.lineage_path(digest))?;
             for id in unpacked.into_iter().flatten() {
                 let dir = self.layer_dir(id);
                 if dir.exists() {

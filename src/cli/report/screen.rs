@@ -1,0 +1,86 @@
+//! Where a report is shown: how wide it is, and whether colours mean anything there.
+
+use std::io::{self, IsTerminal as _};
+
+use crate::cli::output::truncate;
+
+/// What standard output is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Screen {
+    /// Characters in a line. Elsewhere than on a terminal nothing is cut.
+    columns: Option<usize>,
+    colours: bool,
+}
+
+impl Screen {
+    /// Standard output as it is now.
+    pub(super) fn of_stdout() -> Screen {
+        let stdout = io::stdout();
+        if !stdout.is_terminal() {
+            return Screen {
+                columns: None,
+                colours: false,
+            };
+        }
+        let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+        let size = rustix::termios::tcgetwinsize(&stdout).ok();
+        let columns = size.map(|s| usize::from(s.ws_col)).filter(|c| *c > 0);
+        Screen {
+            columns: Some(columns.unwrap_or(80)),
+            colours: set("NO_COLOR").is_none() && set("TERM").is_none_or(|t| t != "dumb"),
+        }
+    }
+
+    /// A text cut off so that it fits a line that `used` characters of are taken already.
+    pub(super) fn fit(&self, text: &str, used: usize) -> String {
+        match self.columns {
+            // Less than a few words say nothing, however narrow the terminal.
+            Some(columns) => truncate(text, columns.saturating_sub(used).max(16)),
+            None => text.to_owned(),
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colours && !text.is_empty() {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// What matters.
+    pub(super) fn bold(&self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    /// What matters less.
+    pub(super) fn dim(&self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    /// What is new.
+    pub(super) fn green(&self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// What is other than it was.
+    pub(super) fn yellow(&self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
+    /// What is gone or wasted.
+    pub(super) fn red(&self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    /// What contains others.
+    pub(super) fn blue(&self, text: &str) -> String {
+        self.paint("34", text)
+    }
+}
+
+/// A cell of so many characters, its text at the right.
+pub(super) fn right(text: &str, width: usize) -> String {
+    let missing = width.saturating_sub(text.chars().count());
+    format!("{}{text}", " ".repeat(missing))
+}

@@ -1,0 +1,171 @@
+//! `strata files`: the tree that an image shows, and where each path came from.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::Contents;
+use super::bytes::{Mode, PathText, TargetText};
+use super::layers::{Blame, FileType, ImageHead, own_bytes};
+use super::timeline::Timeline;
+use crate::layer::KindRef;
+use crate::layer::entry::is_below;
+use crate::oci::Digest;
+use crate::store::CopyOrigin;
+
+/// The version of the form of [`FilesReport`].
+pub const FILES_SCHEMA: &str = "strata.files.v1";
+
+/// The tree of an image.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct FilesReport<'a> {
+    /// [`FILES_SCHEMA`].
+    pub schema: &'static str,
+    /// Which image.
+    pub image: ImageHead<'a>,
+    /// The layers that rows refer to, bottom first.
+    pub layers: Vec<Blame<'a>>,
+    /// What is seen, a directory before what is in it.
+    pub files: Vec<FileRow<'a>>,
+}
+
+/// A path of the tree.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct FileRow<'a> {
+    /// The path, without a slash at its beginning; the root is empty.
+    #[serde(flatten)]
+    pub path: PathText<'a>,
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: FileType,
+    /// Permissions.
+    pub mode: Mode,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Seconds since 1970, UTC.
+    pub mtime: i64,
+    /// The length of a file, of all its names; 0 for what is none.
+    pub size_bytes: u64,
+    /// Of a directory: the lengths of all files in and below it; hard links of one layer once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tree_bytes: Option<u64>,
+    /// The digest of a file's content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<Digest>,
+    /// Of a link, where it leads.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetText<'a>>,
+    /// Major and minor number of a device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<(u32, u32)>,
+    /// The number of the layer it comes from, from 1: see [`FilesReport::layers`].
+    pub layer: usize,
+    /// What COPY or ADD made it from, where the image was built here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceRow<'a>>,
+}
+
+/// What a path was copied from.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct SourceRow<'a> {
+    /// `context`, `named`, `stage`, `inline` or `url`.
+    pub origin: &'static str,
+    /// The context's, the stage's or the image's name, or the URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+    /// The path there; what is not UTF-8 is replaced.
+    pub path: Cow<'a, str>,
+}
+
+impl<'a> SourceRow<'a> {
+    pub(super) fn new(path: Vec<u8>, origin: &'a CopyOrigin) -> SourceRow<'a> {
+        let (origin, name) = match origin {
+            CopyOrigin::Context => ("context", None),
+            CopyOrigin::Named(name) => ("named", Some(name.as_str())),
+            CopyOrigin::Stage(name) => ("stage", Some(name.as_str())),
+            CopyOrigin::Inline => ("inline", None),
+            CopyOrigin::Url(url) => ("url", Some(url.as_str())),
+        };
+        SourceRow {
+            origin,
+            name,
+            path: Cow::Owned(String::from_utf8_lossy(&path).into_owned()),
+        }
+    }
+}
+
+impl<'a> FilesReport<'a> {
+    /// The report on the path `top` and what is below it (no link is followed); the empty path is all.
+    pub fn new(contents: &'a Contents, top: &[u8]) -> FilesReport<'a> {
+        let mut timeline = Timeline::new(contents.tocs());
+        while timeline.step(|_, _| {}).is_some() {}
+        let mut files: Vec<FileRow<'a>> = Vec::new();
+        // The directories that are above the current path: their places in the list.
+        let mut above: Vec<usize> = Vec::new();
+        let mut counted = std::collections::HashSet::new();
+        for place in timeline.seen() {
+            let layer = &contents.layers[place.layer];
+            let entry = layer.toc.at(place.index);
+            if entry.path != top && !is_below(top, entry.path) {
+                continue;
+            }
+            let content = timeline.content(*place);
+            let of_content = content.map(|c| contents.layers[c.layer].toc.at(c.index));
+            // The metadata of a file is one, whatever its names say.
+            let meta = of_content.unwrap_or(entry);
+            let size_bytes = of_content.map_or(0, own_bytes);
+            while let Some(at) = above.last()
+                && !is_below(files[*at].path.bytes(), entry.path)
+            {
+                above.pop();
+            }
+            if content.is_some_and(|c| counted.insert(c)) {
+                for at in &above {
+                    *files[*at].tree_bytes.get_or_insert_default() += size_bytes;
+                }
+            }
+            if entry.is_dir() {
+                above.push(files.len());
+            }
+            let made = layer.made.as_ref();
+            let source = made.filter(|_| !entry.is_dir());
+            let source = source.and_then(|m| m.source_of(entry.path));
+            files.push(FileRow {
+                path: PathText::new(entry.path),
+                kind: FileType::of(entry),
+                mode: Mode(meta.mode),
+                uid: meta.uid,
+                gid: meta.gid,
+                mtime: meta.mtime,
+                size_bytes,
+                tree_bytes: entry.is_dir().then_some(0),
+                content: of_content.and_then(|e| match e.kind {
+                    KindRef::File { content, .. } => content,
+                    _ => None,
+                }),
+                target: match entry.kind {
+                    KindRef::Symlink { target } | KindRef::HardLink { target } => {
+                        Some(TargetText::new(target))
+                    }
+                    _ => None,
+                },
+                device: match entry.kind {
+                    KindRef::CharDevice { major, minor }
+                    | KindRef::BlockDevice { major, minor } => Some((major, minor)),
+                    _ => None,
+                },
+                layer: place.layer + 1,
+                source: source.map(|(path, origin)| SourceRow::new(path, origin)),
+            });
+        }
+        let layers = contents.layers.iter().enumerate();
+        FilesReport {
+            schema: FILES_SCHEMA,
+            image: ImageHead::new(contents),
+            layers: layers.map(|(at, layer)| Blame::new(at, layer)).collect(),
+            files,
+        }
+    }
+}
