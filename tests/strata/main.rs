@@ -15,6 +15,7 @@
 //! outputs       every form of a build's result; commands: what there is beside build
 //! lint          build --check and the other calls
 //! properties    what holds for any input; the fuzz targets of fuzz/ include the same files
+//! explain       why a step was not cached, case by case
 //! floors        the sources keep the floors of the house
 //! ```
 //!
@@ -34,6 +35,7 @@ mod compare;
 mod concurrent;
 mod conformance;
 mod daemon;
+mod explain;
 mod floors;
 mod git;
 mod image;

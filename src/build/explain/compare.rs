@@ -15,10 +15,13 @@ use crate::plan::redacted;
 use crate::store::{Place, Record};
 
 use super::nearest::step_text;
-use super::{Change, Missed, Reason, listed_with_labels, quoted, shown};
+use super::{Change, MAX_SHOWN, Missed, Reason, listed_with_labels, quoted, shown};
 
 /// How many paths of one source are told; the rest is counted.
 const MAX_PATHS: usize = 20;
+
+/// How many characters are shown before the first difference of two long lines.
+const BEFORE: usize = 40;
 
 impl Engine<'_> {
     /// What a step stands on, which is not what it was.
@@ -43,8 +46,8 @@ impl Engine<'_> {
                 now,
             },
             _ => Reason::Below {
-                was: was.map(|text| shown(text.as_bytes())),
-                now: shown(now.as_bytes()),
+                was: was.map(|text| shown(plain(text).as_bytes())),
+                now: shown(plain(&now).as_bytes()),
             },
         }
     }
@@ -149,7 +152,14 @@ impl Engine<'_> {
         let told = mounts.into_iter();
         reasons.extend(told.map(|(mount, change)| Reason::Mount { mount, change }));
         if text_differs {
-            reasons.insert(0, lines(None, Some(&record.step), Some(&step_text(vertex))));
+            reasons.insert(
+                0,
+                lines(
+                    None,
+                    Some(plain(&record.step)),
+                    Some(plain(&step_text(vertex))),
+                ),
+            );
         }
         if let Some(earlier) = earlier
             && earlier.platform != place.platform
@@ -430,16 +440,40 @@ fn lines(heredoc: Option<&str>, old: Option<&str>, new: Option<&str>) -> Reason 
         heredoc.is_some() && words.any(is_secret_name)
     };
     let hidden = was.is_some_and(hides) || now.is_some_and(hides);
-    let text = |line: Option<&str>| {
-        line.filter(|line| !hidden && !line.trim().is_empty())
-            .map(|line| shown(redacted(line).trim_end().as_bytes()))
+    let is_said = |line: &&str| !hidden && !line.trim().is_empty();
+    let was = was.filter(is_said).map(redacted);
+    let now = now.filter(is_said).map(redacted);
+    let from = match (&was, &now) {
+        (Some(was), Some(now)) => context(was, now),
+        _ => 0,
     };
+    let text = |line: Option<String>| line.map(|line| part(&line, from));
     Reason::Instruction {
         heredoc: heredoc.map(|name| shown(name.as_bytes())),
         line: several.then_some(line),
         was: text(was),
         now: text(now),
     }
+}
+
+// Where to begin, in characters, so that the first difference of two long lines is seen.
+fn context(was: &str, now: &str) -> usize {
+    let same = was.chars().zip(now.chars()).take_while(|(a, b)| a == b);
+    match same.count().checked_sub(BEFORE) {
+        Some(from) if was.chars().count().max(now.chars().count()) > MAX_SHOWN => from,
+        _ => 0,
+    }
+}
+
+fn part(line: &str, from: usize) -> String {
+    let rest: String = line.trim_end().chars().skip(from).collect();
+    let before = if from > 0 { "…" } else { "" };
+    format!("{before}{}", shown(rest.as_bytes()))
+}
+
+// The text of a COPY, ADD or WORKDIR without what history adds to it.
+fn plain(text: &str) -> &str {
+    text.strip_suffix(" # buildkit").unwrap_or(text)
 }
 
 fn environment(vertex: &Vertex, earlier: Option<&Place>, name: &str, change: Change) -> Reason {
