@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde::Serialize;
 
 use super::cache::read_record;
+use super::failed::read_step;
 use super::gc::Marks;
 use super::layers::{CHAIN, read_toc};
 use super::listing::is_whole;
@@ -188,6 +189,11 @@ impl Store {
         self.check_blobs(&mut checker, &marks)?;
         for dir in list(&self.root().join("layers"))? {
             self.check_layer(&dir, depth, &mut checker)?;
+        }
+        for path in self.failed_paths()? {
+            if read_step(&path)?.is_none() {
+                checker.doomed(Severity::Leftover, &path, Problem::Unfinished);
+            }
         }
         for path in list(self.root())? {
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
@@ -370,9 +376,10 @@ impl Store {
 }
 
 /// What belongs in the root.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "blobs",
     "cache",
+    "failed",
     "gate",
     "index.json",
     "layers",

@@ -37,6 +37,8 @@ pub struct DiskUsage {
     pub cache: Share,
     /// Directories of cache mounts. Reclaimable: all.
     pub mounts: Share,
+    /// What failed steps left. Reclaimable: all.
+    pub failed: Share,
     /// What running processes are writing. Not reclaimable: what dead ones left went when the store was opened.
     pub work: Share,
     /// The sum of all and of the few files beside them.
@@ -112,16 +114,23 @@ impl Store {
         usage.cache.bytes = disk_usage(&root.join("cache"), &mut inodes)?.bytes;
         usage.mounts.count = list(&root.join("mounts"))?.len() as u64;
         usage.mounts.bytes = disk_usage(&root.join("mounts"), &mut inodes)?.bytes;
+        usage.failed.count = self.failed_paths()?.len() as u64;
+        usage.failed.bytes = disk_usage(&root.join("failed"), &mut inodes)?.bytes;
         usage.work.count = list(&root.join("work"))?.len() as u64;
         usage.work.bytes = disk_usage(&root.join("work"), &mut inodes)?.bytes;
-        for share in [&mut usage.layers, &mut usage.cache, &mut usage.mounts] {
+        for share in [
+            &mut usage.layers,
+            &mut usage.cache,
+            &mut usage.mounts,
+            &mut usage.failed,
+        ] {
             share.reclaimable_bytes = share.bytes;
         }
         usage.cache.bytes += disk_usage(&root.join("lineage"), &mut inodes)?.bytes;
         let mut rest = 0;
         for path in list(root)?.iter().chain([&root.to_owned()]) {
             let name = path.strip_prefix(root).unwrap_or(path);
-            if ["cache", "lineage", "mounts", "work"]
+            if ["cache", "lineage", "mounts", "failed", "work"]
                 .iter()
                 .any(|n| name == Path::new(n))
             {
@@ -143,6 +152,7 @@ impl Store {
             &usage.layers,
             &usage.cache,
             &usage.mounts,
+            &usage.failed,
             &usage.work,
         ];
         usage.total_bytes = rest + parts.iter().map(|p| p.bytes).sum::<u64>();

@@ -89,7 +89,10 @@ pub enum StoreError {
     /// Nothing goes by that name.
     #[error("no such image: {0}")]
     NoSuchImage(String),
-    /// Several images go by that short identity.
+    /// No failed step goes by that id.
+    #[error("no failed step {0:?} is kept")]
+    NoSuchFailedStep(String),
+    /// Several images or failed steps go by that short identity.
     #[error("{text:?} is ambiguous: {}", matches.join(", "))]
     Ambiguous {
         /// What was given.

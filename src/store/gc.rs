@@ -1,7 +1,7 @@
 //! Removing what nothing needs any more.
 //!
-//! Mark and sweep, alone in the store: the marks are the images of the index and the records of the build cache; everything
-//! else goes. A collection that is interrupted has removed some of it; what it leaves is a store like any other.
+//! Mark and sweep, alone in the store: the marks are the images of the index, the records of the build cache and the failed
+//! steps; everything else goes. A collection that is interrupted has removed some of it; what it leaves is a store like any other.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::cache::read_record;
 use super::df::{Inodes, disk_usage};
+use super::failed::{FailedStep, read_step};
 use super::listing::of_record;
 use super::names::Named;
 use super::remove::remove_tree;
@@ -41,7 +42,10 @@ pub struct PruneOptions {
     pub unpacked: bool,
     /// Directories of cache mounts.
     pub cache_mounts: bool,
-    /// Only images made, layers unpacked, and records and mounts last used before this time (seconds since 1970, UTC).
+    /// What failed steps left.
+    pub failed: bool,
+    /// Only images made, layers unpacked, steps failed, and records and mounts last used before this time (seconds since 1970,
+    /// UTC).
     pub until: Option<i64>,
     /// Take the least recently used records of the build cache away until blobs and layers use no more than this, bytes.
     pub keep_storage_bytes: Option<u64>,
@@ -66,6 +70,8 @@ pub struct PruneReport {
     pub cache: Freed,
     /// Cache mounts.
     pub mounts: Freed,
+    /// What failed steps left.
+    pub failed: Freed,
     /// What dead processes left.
     pub work: Freed,
     /// The sum, bytes on disk.
@@ -77,7 +83,14 @@ pub struct PruneReport {
 
 impl PruneReport {
     pub(super) fn add_up(mut self) -> PruneReport {
-        let parts = [self.blobs, self.layers, self.cache, self.mounts, self.work];
+        let parts = [
+            self.blobs,
+            self.layers,
+            self.cache,
+            self.mounts,
+            self.failed,
+            self.work,
+        ];
         self.freed_bytes = parts.iter().map(|f| f.bytes).sum();
         self
     }
@@ -195,6 +208,14 @@ impl Store {
         let mut marks = Marks::default();
         for named in &stay {
             self.mark_image(&named.descriptor, &mut marks)?;
+        }
+        for path in self.failed_paths()? {
+            let old = |s: &FailedStep| options.until.is_none_or(|until| s.failed_seconds() < until);
+            match read_step(&path)? {
+                Some(step) if !(options.failed && old(&step)) => step.mark(&mut marks),
+                // One that is torn is of no use to anybody.
+                _ => report.failed += sweep.remove(&path)?,
+            }
         }
         let records = self.prune_records(options, &marks, &mut sweep, &mut report)?;
         for kept in &records {

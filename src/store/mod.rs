@@ -20,6 +20,7 @@
 //!   cache/pruned             empty; mtime = when a collection last took records away
 //!   lineage/<manifest>       which lines of which Dockerfile made an image's layers; goes with the image
 //!   mounts/<id>/             RUN --mount=type=cache directories
+//!   failed/<id>/             what a failed step left, for `strata debug`: its files, its output, what it was
 //!   work/<name>/             what a running process is writing; locked while it lives
 //!   locks/<kind>-<id>        see Concurrency
 //!   lock gate                see Concurrency
@@ -50,6 +51,7 @@ mod check;
 mod crash;
 mod df;
 mod error;
+mod failed;
 mod files;
 mod gc;
 mod last;
@@ -83,6 +85,7 @@ pub use cache::{Place, Record};
 pub use check::{CheckDepth, CheckReport, Finding, Problem, Severity};
 pub use df::{DiskUsage, Share};
 pub use error::{DiffIdError, StoreError};
+pub use failed::{Failed, FailedBounds, FailedDraft, FailedStep, StackLayer};
 pub use files::{FileHashes, FileStamp};
 pub use gc::{PruneImages, PruneOptions, PruneReport};
 pub use last::LastLayer;

@@ -39,6 +39,15 @@ impl CacheMount {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Its name among all directories of caches, for [`Store::cache_mount_again`].
+    pub fn name(&self) -> String {
+        let part = |path: Option<&Path>| {
+            let name = path.and_then(Path::file_name).unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        };
+        format!("{}/{}", part(self.path.parent()), part(Some(&self.path)))
+    }
 }
 
 impl Store {
@@ -83,6 +92,28 @@ impl Store {
             });
         }
         unreachable!("fewer than 2^32 builds run at a time")
+    }
+
+    /// A cache directory that was in use before, to be read beside others. `None`: it is gone, or a step has it for itself.
+    pub fn cache_mount_again(&self, name: &str) -> Result<Option<CacheMount>, StoreError> {
+        let Some((id, number)) = name.split_once('/') else {
+            return Ok(None);
+        };
+        let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
+        let path = self.root().join("mounts").join(id).join(number);
+        if !is_name(id) || !is_name(number) || !path.exists() {
+            return Ok(None);
+        }
+        let lock_path = path.with_extension("lock");
+        let lock = lock::open(&lock_path)?;
+        if !lock::try_take(&lock, Hold::Shared, &lock_path)? {
+            return Ok(None);
+        }
+        Ok(Some(CacheMount {
+            path,
+            _lock: lock,
+            _usage: self.usage(),
+        }))
     }
 
     fn fill_cache(
@@ -139,6 +170,16 @@ mod tests {
             let same = mount(&store, "go/../../x", second).map(|m| m.path == held.path);
             assert_eq!(same.ok(), want, "{first:?} {second:?}");
         }
+        let held = mount(&store, "go/../../x", Locked).unwrap();
+        assert!(store.cache_mount_again(&held.name()).unwrap().is_none());
+        drop(held);
+        let again = mount(&store, "go/../../x", Shared).unwrap();
+        let beside = store.cache_mount_again(&again.name()).unwrap();
+        assert_eq!(beside.unwrap().path, again.path);
+        for none in ["", "x", "../locks", "0/../../blobs", "ab/0"] {
+            assert!(store.cache_mount_again(none).unwrap().is_none(), "{none}");
+        }
+        drop(again);
         let again = mount(&store, "go/../../x", Private).unwrap();
         assert!(again.path().ends_with("0") && again.path().starts_with(dir.path()));
         assert_ne!(mount(&store, "other", Shared).unwrap().path, again.path);

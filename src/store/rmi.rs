@@ -66,7 +66,11 @@ impl Store {
             .iter()
             .map(|d| (d.hex().into_bytes(), *d))
             .collect();
-        let mut shared: HashSet<Digest> = HashSet::new();
+        let mut failed = Marks::default();
+        for step in self.failed_steps()? {
+            step.mark(&mut failed);
+        }
+        let mut shared: HashSet<Digest> = failed.blobs;
         let mut seen = HashSet::new();
         let mut pending: Vec<Descriptor> = self.index()?.descriptors().cloned().collect();
         while let Some(other) = pending.pop() {

@@ -114,16 +114,23 @@ impl Store {
     }
 }
 
-/// Locks a work directory if it has no owner; `None` if it has one or is gone.
-fn try_own(path: &Path) -> Result<Option<File>, StoreError> {
+/// Opens a directory to lock it; `None` if it is gone.
+pub(super) fn open_directory(path: &Path) -> Result<Option<File>, StoreError> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(flag_bits(OFlags::DIRECTORY | OFlags::NOFOLLOW))
         .open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(StoreError::file("open", path)(e)),
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(StoreError::file("open", path)(e)),
+    }
+}
+
+/// Locks a work directory if it has no owner; `None` if it has one or is gone.
+fn try_own(path: &Path) -> Result<Option<File>, StoreError> {
+    let Some(file) = open_directory(path)? else {
+        return Ok(None);
     };
     if !lock::try_take(&file, Hold::Exclusive, path)? {
         return Ok(None);
