@@ -18,6 +18,7 @@ use super::commit::{Made, PendingRecord};
 use super::context::Contexts;
 use super::event::{EventKind, Events, StepId};
 use super::explain::{History, Missed, place, step_text};
+use super::failed::Failure;
 use super::key::Key;
 use super::pull::Pulls;
 use super::snapshot::{Committed, Snapshot};
@@ -46,6 +47,8 @@ pub(super) struct Engine<'a> {
     pub(super) packing: Turns,
     /// Layers whose directories hold more than they do: published when no step stands on them any more.
     pub(super) late: Mutex<Vec<(PathBuf, Arc<Toc>, DiffId)>>,
+    /// What failed, to be kept when the build has ended.
+    pub(super) failures: Mutex<Vec<Failure>>,
     /// Set when a step failed: nothing new begins.
     failed: AtomicBool,
     /// Vertices whose layer's files somebody will read.
@@ -159,6 +162,7 @@ impl<'a> Engine<'a> {
             pulls: Pulls::default(),
             packing: Turns::new(PACKED_AT_ONCE),
             late: Mutex::default(),
+            failures: Mutex::default(),
             failed,
             needs_files,
             history: History::default(),
@@ -185,7 +189,8 @@ impl<'a> Engine<'a> {
         let board = board
             .into_inner()
             .expect("no worker panics while it holds the board");
-        if let Some(error) = board.error {
+        if let Some(mut error) = board.error {
+            self.keep_failures(&mut error);
             return Err(error);
         }
         self.contexts.save()?;
@@ -293,6 +298,7 @@ impl<'a> Engine<'a> {
                     name,
                     lines,
                     log_tail,
+                    kept: None,
                     source: Arc::new(error),
                 })
             }

@@ -9,6 +9,7 @@ use crate::store::StoreError;
 
 use super::Explanation;
 use super::copy::CopyError;
+use super::failed::KeptStep;
 use super::mode::ModeError;
 
 /// Why a build ended without a result.
@@ -23,6 +24,8 @@ pub enum BuildError {
         lines: std::ops::Range<u32>,
         /// The last lines of its output.
         log_tail: Vec<String>,
+        /// What is kept of it, if anything is.
+        kept: Option<Box<KeptStep>>,
         /// Why.
         source: Arc<BuildError>,
     },
@@ -238,6 +241,29 @@ pub enum BuildError {
     /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// What is kept of a failed step, from another version of strata.
+    #[error("what is kept of the failed step {id} cannot be understood")]
+    FailedStep {
+        /// Its id.
+        id: String,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A failed step whose files were too many to be kept.
+    #[error("the files of the failed step {id} were not kept: they were too many ({bytes} bytes)")]
+    NoFailedFiles {
+        /// Its id.
+        id: String,
+        /// How many they were.
+        bytes: u64,
+    },
+    /// Nothing to open a failed step with.
+    #[error("there is no shell in the image: looked for {}", tried.join(", "))]
+    NoShell {
+        /// What was looked for.
+        tried: Vec<String>,
+    },
     /// Another step's error, which ended this one too.
     #[error(transparent)]
     Shared(#[from] Arc<BuildError>),

@@ -16,6 +16,8 @@
 //! Concurrency: as many workers as the options say, each taking the first vertex whose inputs are there; equal keys are built
 //! once, in this process and in others; a commit has a thread of its own and works while the next step runs.
 //!
+//! What a failed RUN leaves is kept in the store, with what it takes to see it as the step did ([`debug`]).
+//!
 //! Emits [`Event`]s and never prints. Reaches registries only through the trait it is given ([`Fetch`]); files and repositories
 //! that ADD and contexts name by URL it fetches itself.
 
@@ -24,16 +26,19 @@ mod assemble;
 mod commit;
 mod context;
 mod copy;
+mod debug;
 mod draft;
 mod engine;
 mod error;
 pub mod event;
 mod explain;
+mod failed;
 mod fetch;
 mod folder;
 pub mod git;
 mod key;
 mod listing;
+mod log;
 mod mode;
 mod mounts;
 mod poll;
@@ -55,9 +60,11 @@ use std::sync::atomic::AtomicBool;
 pub use assemble::{Built, BuiltImage};
 pub use context::{Context, ContextSource};
 pub use copy::CopyError;
+pub use debug::{DebugCommand, DebugRequest, DebugSession, debug};
 pub use error::BuildError;
 pub use event::{Event, EventKind, Events, StepId};
 pub use explain::{Explain, Explanation, Reason};
+pub use failed::{FailedRun, How, KeptStep};
 pub use mode::ModeError;
 pub use secrets::{SecretSource, Secrets};
 pub use ssh::SshAgents;
@@ -66,7 +73,7 @@ use crate::layer::Compression;
 use crate::oci::Digest;
 use crate::plan::{Graph, ResolvedImage};
 use crate::sandbox::Privilege;
-use crate::store::Store;
+use crate::store::{FailedBounds, Store};
 
 /// A build to be done.
 pub struct Request<'a> {
@@ -95,6 +102,10 @@ pub struct Request<'a> {
     pub no_cache: bool,
     /// What to do about steps that are not cached.
     pub explain: Explain,
+    /// How much of failed steps is kept.
+    pub keep_failed: FailedBounds,
+    /// What is built, for who finds a failed step of it: the Dockerfile's path.
+    pub about: String,
 }
 
 /// What the resulting manifests and layers look like.

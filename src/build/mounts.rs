@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -17,7 +17,7 @@ use crate::sandbox::{Bind, FileMount, Mount, SandboxError, overlay};
 use crate::store::{self, CacheMount};
 
 use super::copy::{as_changes, below_as_changes};
-use super::engine::{Engine, Outcome, make_layer_dir, open_dir};
+use super::engine::{Engine, Layers, Outcome, make_layer_dir, open_dir};
 use super::key::Key;
 use super::listing;
 use super::run::by_descriptor;
@@ -33,6 +33,26 @@ pub(super) struct Mounted {
     pub(super) env: Vec<(String, OsString)>,
     /// What has to live while the command runs.
     pub(super) guards: Guards,
+    /// What the mounts stand on, should the step fail.
+    pub(super) shown: Vec<Shown>,
+    /// The secrets among them.
+    pub(super) secrets: Vec<Vec<u8>>,
+}
+
+/// What one mount of a command showed it, for whoever wants to see the same later.
+pub(super) enum Shown {
+    /// As the plan says it.
+    Plain(RunMount),
+    /// A cache, and its directory in the store.
+    Cache(RunMount, String),
+    /// A path of layers, and of directories of this build's above them.
+    Bind {
+        target: String,
+        read_only: bool,
+        path: Vec<u8>,
+        layers: Option<Layers>,
+        copies: Vec<PathBuf>,
+    },
 }
 
 /// What mounts stand on: dropped, sockets lead nowhere and caches are another step's.
@@ -162,7 +182,14 @@ impl Engine<'_> {
         let mut mounts = standard_files(op)?;
         let mut env: Vec<(String, OsString)> = Vec::new();
         let mut guards = Guards::default();
+        let (mut shown, mut secrets) = (Vec::new(), Vec::new());
         for mount in &op.mounts {
+            match mount {
+                RunMount::Secret { .. } | RunMount::Ssh { .. } | RunMount::Tmpfs { .. } => {
+                    shown.push(Shown::Plain(mount.clone()));
+                }
+                RunMount::Bind { .. } | RunMount::Cache { .. } => {}
+            }
             match mount {
                 RunMount::Secret {
                     id,
@@ -181,6 +208,7 @@ impl Engine<'_> {
                         env.extend(variable.clone().map(|name| (name, OsString::new())));
                         continue;
                     };
+                    secrets.push(secret.clone());
                     if let Some(name) = variable {
                         env.push((name.clone(), OsString::from_vec(secret.clone())));
                     }
@@ -224,8 +252,15 @@ impl Engine<'_> {
                     source,
                     read_only,
                 } => {
-                    let source = self.bind_source(origin, source, *read_only, inputs)?;
+                    let (source, bound) = self.bind_source(origin, source, *read_only, inputs)?;
                     mounts.push(bind(source, target, *read_only));
+                    shown.push(Shown::Bind {
+                        target: target.clone(),
+                        read_only: *read_only,
+                        path: bound.path,
+                        layers: bound.layers,
+                        copies: bound.copies,
+                    });
                 }
                 RunMount::Cache {
                     target,
@@ -254,6 +289,7 @@ impl Engine<'_> {
                     };
                     let cache = self.store.cache_mount(&id, sharing, &fill, self.cancel)?;
                     mounts.push(bind(open_path(cache.path())?, target, *read_only));
+                    shown.push(Shown::Cache(mount.clone(), cache.name()));
                     guards.caches.push(cache);
                 }
             }
@@ -262,6 +298,8 @@ impl Engine<'_> {
             mounts,
             env,
             guards,
+            shown,
+            secrets,
         })
     }
 
@@ -272,27 +310,37 @@ impl Engine<'_> {
         source: &str,
         read_only: bool,
         inputs: &BTreeMap<VertexId, Outcome>,
-    ) -> Result<Arc<OwnedFd>, BuildError> {
+    ) -> Result<(Arc<OwnedFd>, Bound), BuildError> {
         let tree = self.origin(origin, inputs, true)?;
         let at = tree.resolve(source.as_bytes())?;
         let missing = || BuildError::MountSource {
             path: source.to_owned(),
         };
         let found = tree.lookup(&at).ok_or_else(missing)?;
-        let copied = || -> Result<Arc<OwnedFd>, BuildError> {
+        let copied = || -> Result<(Arc<OwnedFd>, PathBuf), BuildError> {
             let dir = self.work.directory("bind")?.join("fs");
             make_layer_dir(&dir)?;
             self.materialise(as_changes(&tree, &at)?, &dir)?;
-            Ok(Arc::new(open_dir(&dir)?))
+            Ok((Arc::new(open_dir(&dir)?), dir))
+        };
+        let mut bound = Bound {
+            path: at.clone(),
+            layers: None,
+            copies: Vec::new(),
         };
         let lowers = match origin {
-            Origin::Vertex(Some(id)) => self.directories(&inputs[id].layers)?,
+            Origin::Vertex(Some(id)) => {
+                bound.layers = Some(inputs[id].layers.clone());
+                self.directories(&inputs[id].layers)?
+            }
             Origin::Vertex(None) => Vec::new(),
             Origin::Context | Origin::Named(_) => {
                 // A copy: what is excluded must not be seen, and owners are the image's, not the host's.
-                let copy = copied()?;
+                let (copy, dir) = copied()?;
+                bound.copies.push(dir);
                 if found.entry.is_dir() && read_only {
-                    return Ok(Arc::new(inside(&copy, &at).map_err(|_| missing())?));
+                    let part = Arc::new(inside(&copy, &at).map_err(|_| missing())?);
+                    return Ok((part, bound));
                 }
                 vec![copy]
             }
@@ -307,10 +355,11 @@ impl Engine<'_> {
             let dir = self.work.directory("bind")?;
             let upper = dir.join("fs");
             make_layer_dir(&upper)?;
+            bound.copies.push(upper.clone());
             self.overlay(&lowers, &upper, &dir)?
         };
         if at.is_empty() {
-            return Ok(Arc::new(mount));
+            return Ok((Arc::new(mount), bound));
         }
         // The part becomes a mount of its own while the whole is still one.
         let part = Arc::new(inside(&mount, &at).map_err(|_| missing())?);
@@ -319,12 +368,16 @@ impl Engine<'_> {
             false,
             read_only,
         ) {
-            Ok(bound) => Ok(Arc::new(bound)),
+            Ok(part) => Ok((Arc::new(part), bound)),
             // Before Linux 6.15 no part of a detached mount can be mounted.
             Err(SandboxError::Bind { source, .. })
                 if source.raw_os_error() == Some(libc::EINVAL) && read_only =>
             {
-                Ok(Arc::new(inside(&*copied()?, &at).map_err(|_| missing())?))
+                let (copy, dir) = copied()?;
+                bound.layers = None;
+                bound.copies = vec![dir];
+                let part = Arc::new(inside(&copy, &at).map_err(|_| missing())?);
+                Ok((part, bound))
             }
             Err(error) => Err(error.into()),
         }
@@ -359,8 +412,15 @@ impl Engine<'_> {
     }
 }
 
-// Name resolution, and the scripts of here-documents.
-fn standard_files(op: &RunOp) -> Result<Vec<Mount>, BuildError> {
+/// What a bind mount's source stands on: see [`Shown::Bind`].
+struct Bound {
+    path: Vec<u8>,
+    layers: Option<Layers>,
+    copies: Vec<PathBuf>,
+}
+
+/// Name resolution, and the scripts of here-documents.
+pub(super) fn standard_files(op: &RunOp) -> Result<Vec<Mount>, BuildError> {
     let mut hosts = format!(
         "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
         op.hostname
@@ -402,7 +462,7 @@ fn standard_files(op: &RunOp) -> Result<Vec<Mount>, BuildError> {
     Ok(mounts)
 }
 
-fn file(target: &str, content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> Mount {
+pub(super) fn file(target: &str, content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> Mount {
     Mount::File(FileMount {
         target: target.into(),
         content,
@@ -412,7 +472,7 @@ fn file(target: &str, content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> Mount 
     })
 }
 
-fn bind(source: Arc<OwnedFd>, target: &str, read_only: bool) -> Mount {
+pub(super) fn bind(source: Arc<OwnedFd>, target: &str, read_only: bool) -> Mount {
     Mount::Bind(Bind {
         source,
         target: target.into(),
@@ -421,7 +481,7 @@ fn bind(source: Arc<OwnedFd>, target: &str, read_only: bool) -> Mount {
     })
 }
 
-fn open_path(path: &Path) -> Result<Arc<OwnedFd>, BuildError> {
+pub(super) fn open_path(path: &Path) -> Result<Arc<OwnedFd>, BuildError> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map(Arc::new)
         .map_err(|e| BuildError::Host {
@@ -432,7 +492,7 @@ fn open_path(path: &Path) -> Result<Arc<OwnedFd>, BuildError> {
 }
 
 // A path of a tree, links already resolved; none is followed again.
-fn inside(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+pub(super) fn inside(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { b"." } else { path };
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     rustix::fs::openat2(

@@ -14,12 +14,15 @@ use rustix::io::Errno;
 use crate::dockerfile::ast::{Network, Security};
 use crate::layer::Kind;
 use crate::plan::graph::{RunOp, Vertex, VertexId};
-use crate::sandbox::{self, Limits, Spec, Status, Stdio, overlay};
+use crate::sandbox::{self, Limits, Mount, SandboxError, Spec, Status, Stdio, overlay};
+use crate::store::Work;
 
 use super::commit::Made;
 use super::engine::{Engine, Layers, Outcome, make_layer_dir, open_dir};
 use super::event::{EventKind, StepId};
+use super::failed::{Failure, How};
 use super::key::Key;
+use super::log::Log;
 use super::mounts::Mounted;
 use super::transfer::Part;
 use super::{BuildError, tree, users};
@@ -116,45 +119,23 @@ impl Engine<'_> {
             mounts,
             env: more,
             guards,
+            shown,
+            secrets,
         } = self.mounts(self.vertex_of(id).no_cache, op, inputs)?;
         more.into_iter().for_each(|(name, value)| set(&name, value));
         let (out, stdout) = std::io::pipe().map_err(pipe_error)?;
         let (err, stderr) = std::io::pipe().map_err(pipe_error)?;
-        let spec = Spec {
-            rootfs: Arc::new(rootfs),
-            args: op.args.iter().map(OsString::from).collect(),
-            env,
-            cwd: op.cwd.clone().into(),
-            uid: user.uid,
-            gid: user.gid,
-            groups: user.groups,
-            hostname: op.hostname.clone(),
-            mounts,
-            network: if op.network == Network::None {
-                sandbox::Network::None
-            } else {
-                sandbox::Network::Host
-            },
-            security: match op.security {
-                Security::Sandbox => sandbox::Security::Default,
-                Security::Insecure => sandbox::Security::Insecure,
-            },
-            rlimits: op
-                .ulimits
-                .iter()
-                .map(|limit| (limit.name.clone(), limit.soft, limit.hard))
-                .collect(),
-            limits: Limits::default(),
-            shm_size_bytes: op.shm_size_bytes.unwrap_or(SHM_BYTES),
-            read_only: false,
-            stdio: Stdio::Capture {
-                stdout: stdout.into(),
-                stderr: stderr.into(),
-            },
+        let stdio = Stdio::Capture {
+            stdout: stdout.into(),
+            stderr: stderr.into(),
         };
-        let tail = Mutex::new(Tail::default());
+        let spec = spec(op, rootfs, user, env, mounts, stdio);
+        let tail = Mutex::new(Tail {
+            last: Vec::new(),
+            log: Log::new(&secrets),
+        });
         let done = AtomicBool::new(false);
-        let (status, created) = std::thread::scope(|scope| {
+        let ran = std::thread::scope(|scope| {
             let child = sandbox::spawn(spec)?;
             let (killer, created) = (child.killer(), child.created().clone());
             // They end with the last process that could write, and the scope with them.
@@ -177,7 +158,7 @@ impl Engine<'_> {
             watcher.thread().unpark();
             watcher.join().expect("the watcher does not panic")?;
             status.map(|status| (status, created))
-        })?;
+        });
         drop(guards);
         let failed = |code| {
             let command = op.args.join(" ");
@@ -187,16 +168,36 @@ impl Engine<'_> {
             .into_inner()
             .expect("adding to the tail does not panic");
         *log_tail = tail.lines();
+        let failure = |how| Failure {
+            vertex: id,
+            how,
+            below: below.clone(),
+            upper: upper.clone(),
+            shown,
+            log: tail.log,
+        };
+        let (status, created) = match ran {
+            Ok(ran) => ran,
+            Err(
+                error @ (SandboxError::CommandNotFound { .. }
+                | SandboxError::CommandNotExecutable { .. }),
+            ) => {
+                self.remember(failure(How::NotStarted(error.to_string())));
+                return Err(error.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
         if self.is_canceled() && status != Status::Exited(0) {
             return Err(BuildError::Canceled);
         }
-        match status {
-            Status::Exited(0) => {}
-            Status::Exited(code) => return Err(failed(code)),
-            Status::Signaled(signal) => return Err(failed(128 + signal)),
+        let cleared = open_dir(&upper)
+            .and_then(|root| Ok(created.remove_stubs(std::os::fd::AsFd::as_fd(&root))?));
+        if !status.success() {
+            // What the command said counts, not what is left of mount points.
+            self.remember(failure(How::Exited(status.code())));
+            return Err(failed(status.code()));
         }
-        let root = open_dir(&upper)?;
-        created.remove_stubs(std::os::fd::AsFd::as_fd(&root))?;
+        cleared?;
         Ok(Made::Upper { dir: upper })
     }
 
@@ -267,9 +268,49 @@ impl Engine<'_> {
             let data = buffer[..n].to_vec();
             tail.lock()
                 .expect("adding to the tail does not panic")
-                .push(&data);
+                .push(stderr, &data, &self.work);
             self.events.event(EventKind::Output { step, stderr, data });
         }
+    }
+}
+
+/// A sandbox for a command.
+pub(super) fn spec(
+    op: &RunOp,
+    rootfs: OwnedFd,
+    user: users::User,
+    env: Vec<(OsString, OsString)>,
+    mounts: Vec<Mount>,
+    stdio: Stdio,
+) -> Spec {
+    Spec {
+        rootfs: Arc::new(rootfs),
+        args: op.args.iter().map(OsString::from).collect(),
+        env,
+        cwd: op.cwd.clone().into(),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        hostname: op.hostname.clone(),
+        mounts,
+        network: if op.network == Network::None {
+            sandbox::Network::None
+        } else {
+            sandbox::Network::Host
+        },
+        security: match op.security {
+            Security::Sandbox => sandbox::Security::Default,
+            Security::Insecure => sandbox::Security::Insecure,
+        },
+        rlimits: op
+            .ulimits
+            .iter()
+            .map(|limit| (limit.name.clone(), limit.soft, limit.hard))
+            .collect(),
+        limits: Limits::default(),
+        shm_size_bytes: op.shm_size_bytes.unwrap_or(SHM_BYTES),
+        read_only: false,
+        stdio,
     }
 }
 
@@ -290,8 +331,8 @@ fn pipe_error(source: std::io::Error) -> BuildError {
     }
 }
 
-// A small file as the command will see it.
-fn read_inside(root: &OwnedFd, path: &str) -> Result<Option<Vec<u8>>, BuildError> {
+/// A small file as the command will see it.
+pub(super) fn read_inside(root: &OwnedFd, path: &str) -> Result<Option<Vec<u8>>, BuildError> {
     let failed = |source| BuildError::ReadRootfs {
         path: format!("/{path}"),
         source,
@@ -314,20 +355,23 @@ fn read_inside(root: &OwnedFd, path: &str) -> Result<Option<Vec<u8>>, BuildError
     Ok(Some(bytes))
 }
 
-// The last of a step's output.
-#[derive(Default)]
-struct Tail(Vec<u8>);
+// A step's output: the last of it for the message of a failure, and all of it.
+struct Tail {
+    last: Vec<u8>,
+    log: Log,
+}
 
 impl Tail {
-    fn push(&mut self, data: &[u8]) {
-        self.0.extend_from_slice(data);
-        if self.0.len() > 2 * TAIL_BYTES {
-            self.0.drain(..self.0.len() - TAIL_BYTES);
+    fn push(&mut self, stderr: bool, data: &[u8], work: &Work) {
+        self.last.extend_from_slice(data);
+        if self.last.len() > 2 * TAIL_BYTES {
+            self.last.drain(..self.last.len() - TAIL_BYTES);
         }
+        self.log.push(stderr, data, work);
     }
 
-    fn lines(self) -> Vec<String> {
-        let text = String::from_utf8_lossy(&self.0);
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.last);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..]
             .iter()
@@ -342,9 +386,15 @@ mod tests {
 
     #[test]
     fn the_tail_is_bounded_and_whole_lines() {
-        let mut tail = Tail::default();
+        let dir = tempfile::tempdir().unwrap();
+        let store = crate::store::Store::open(dir.path(), Default::default()).unwrap();
+        let work = store.work().unwrap();
+        let mut tail = Tail {
+            last: Vec::new(),
+            log: Log::new(&[]),
+        };
         for i in 0..10_000 {
-            tail.push(format!("line {i}\n").as_bytes());
+            tail.push(false, format!("line {i}\n").as_bytes(), &work);
         }
         let lines = tail.lines();
         assert_eq!(

@@ -27,6 +27,7 @@ impl SshAgents {
 }
 
 /// A socket that leads to an agent while it lives.
+#[derive(Debug)]
 pub(super) struct Forward {
     /// Where it is on the host.
     pub(super) path: PathBuf,
