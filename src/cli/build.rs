@@ -7,19 +7,20 @@ use std::path::Path;
 
 use strata::build::{
     self, BuildError, Built, Context, ContextSource as EngineSource, EventKind, Events as _,
-    Request, SecretSource, Secrets, SshAgents,
+    KeptStep, Request, SecretSource, Secrets, SshAgents,
 };
 use strata::dockerfile::{self, Diagnostic, Severity, Span, diagnostic, lint};
 use strata::oci::Digest;
 use strata::plan::{self, Graph, NamedContext, Op, Origin, PlanError};
-use strata::store::Store;
+use strata::store::{FailedBounds, Store};
 
-use super::build_args::BuildRequest;
+use super::build_args::{BuildRequest, OnError};
 use super::build_output::{self, image_options};
-use super::build_values::{ContextSource, DockerfileSource, SecretFrom, Ssh};
+use super::build_values::{ContextSource, DockerfileSource, Secret, SecretFrom, Ssh};
 use super::calls::{self, Broken, Call, Source};
+use super::debug;
 use super::dockerfile::{self as text, Base, Text};
-use super::error::{CliError, Doing as _};
+use super::error::{CliError, Doing as _, SolveFailure};
 use super::failure;
 use super::output::{note, print};
 use super::progress::{Progress, ProgressMode};
@@ -60,6 +61,19 @@ enum Failure {
     Other(CliError),
 }
 
+impl Failure {
+    /// What is kept of the step that failed.
+    fn kept(&self) -> Option<&KeptStep> {
+        match self {
+            Failure::Engine(_, error) => match error.step() {
+                Some(BuildError::Step { kept, .. }) => kept.as_deref(),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 impl From<CliError> for Failure {
     fn from(error: CliError) -> Failure {
         Failure::Other(error)
@@ -86,7 +100,20 @@ pub(crate) fn run(request: &BuildRequest, session: &Session) -> Result<(), CliEr
             build.show_warnings(&done.text);
             done.report(&build)
         }
-        Err(failure) => Err(build.explain(failure)),
+        Err(failure) => {
+            let kept = failure.kept().cloned();
+            let error = build.explain(failure);
+            if request.on_error == OnError::Shell {
+                match &kept {
+                    Some(kept) if kept.has_files => {
+                        let (secrets, ssh) = (build.secrets.clone(), build.ssh.clone());
+                        debug::open_kept(session, &store, kept, secrets, ssh);
+                    }
+                    _ => note("note: --on-error=shell: what failed left no files to look at"),
+                }
+            }
+            Err(error)
+        }
     }
 }
 
@@ -125,17 +152,21 @@ impl Done {
 fn secrets(request: &BuildRequest) -> Secrets {
     let mut secrets = Secrets::default();
     for secret in &request.secrets {
-        let source = match &secret.from {
-            SecretFrom::File(path) => SecretSource::File(path.clone()),
-            SecretFrom::Env(name) => SecretSource::Env(name.clone()),
-        };
-        secrets.add(&secret.id, source);
+        add_secret(&mut secrets, secret);
     }
     secrets
 }
 
+pub(super) fn add_secret(secrets: &mut Secrets, secret: &Secret) {
+    let source = match &secret.from {
+        SecretFrom::File(path) => SecretSource::File(path.clone()),
+        SecretFrom::Env(name) => SecretSource::Env(name.clone()),
+    };
+    secrets.add(&secret.id, source);
+}
+
 /// The agents' sockets; `$SSH_AUTH_SOCK` where no path is given.
-fn agents(specs: &[Ssh]) -> Result<SshAgents, CliError> {
+pub(super) fn agents(specs: &[Ssh]) -> Result<SshAgents, CliError> {
     let mut agents = SshAgents::default();
     for spec in specs {
         let path = match &spec.paths[..] {
@@ -266,6 +297,14 @@ impl Build<'_> {
             build: self.identity(),
             no_cache: self.request.plan.no_cache,
             explain: self.request.explain,
+            keep_failed: match self.request.on_error {
+                OnError::Keep | OnError::Shell => FailedBounds::default(),
+                OnError::Discard => FailedBounds {
+                    count: 0,
+                    ..FailedBounds::default()
+                },
+            },
+            about: self.about(&text),
         };
         // Outputs of another form are another build, all of whose steps are cached by then.
         let mut built: Option<Built> = None;
@@ -320,6 +359,17 @@ impl Build<'_> {
         self.called(text, &shown, false)
     }
 
+    /// What can be done about a step that failed.
+    fn debug_hint(&self, kept: &KeptStep) -> String {
+        let strata = self.session.again();
+        let (id, log) = (&kept.id, kept.log.display());
+        let shell = match kept.has_files {
+            true => format!("{strata} debug {id} opens a shell where it failed\nhint: "),
+            false => String::new(),
+        };
+        format!("{shell}{strata} debug --log {id} prints its whole output ({log})")
+    }
+
     fn engine_failure(&self, text: Text, error: BuildError) -> Failure {
         if error.is_canceled() || self.session.is_canceled() {
             Failure::Other(CliError::Interrupted)
@@ -357,6 +407,21 @@ impl Build<'_> {
             (DockerfileSource::Http(url), _) => url.clone().into_bytes(),
         };
         Digest::of(&[context, dockerfile].join(&0))
+    }
+
+    /// What is built, for who finds a failed step of it.
+    fn about(&self, text: &Text) -> String {
+        match (&self.request.dockerfile, &self.request.context) {
+            (DockerfileSource::Path(path), _) => std::path::absolute(path)
+                .map_or_else(|_| text.name.clone(), |p| p.display().to_string()),
+            (DockerfileSource::Default, ContextSource::Folder(folder)) => {
+                folder.canonicalize().map_or_else(
+                    |_| text.name.clone(),
+                    |f| f.join(&text.name).display().to_string(),
+                )
+            }
+            _ => text.name.clone(),
+        }
     }
 
     /// Steps at once: as many as there are processors.
@@ -562,7 +627,16 @@ impl Build<'_> {
                         note(excerpt.trim_end());
                     }
                 }
-                CliError::Build(Box::new(SolveFailure(error)))
+                let hint = match error.step() {
+                    Some(BuildError::Step {
+                        kept: Some(kept), ..
+                    }) => Some(self.debug_hint(kept)),
+                    _ => None,
+                };
+                CliError::Build(Box::new(SolveFailure {
+                    source: error,
+                    hint,
+                }))
             }
         }
     }
@@ -655,8 +729,3 @@ fn broken(error: &PlanError) -> Broken {
 #[derive(Debug, thiserror::Error)]
 #[error("failed to solve: {0}")]
 struct Violation(String);
-
-/// A build that failed, in the words scripts look for.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to solve")]
-struct SolveFailure(#[source] Box<BuildError>);

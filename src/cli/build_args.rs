@@ -137,6 +137,9 @@ pub(crate) struct BuildArgs {
     /// What to do instead of a build: check, outline, targets, subrequests.describe
     #[arg(long, value_name = "METHOD[,format=json]", default_value = "build")]
     call: String,
+    /// What becomes of a RUN that fails: keep it for `strata debug`, open a shell in it at once, or discard it
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "keep")]
+    on_error: OnError,
     /// How many steps run at once [default: one for each CPU]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -158,6 +161,17 @@ pub(crate) struct BuildArgs {
     /// Accepted for docker's sake: there is one builder
     #[arg(long, hide = true, value_name = "NAME")]
     builder: Option<String>,
+}
+
+/// `--on-error`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum OnError {
+    /// Its files and output are kept for a while
+    Keep,
+    /// The same, and a shell is opened in it at once, on a terminal
+    Shell,
+    /// Nothing is kept
+    Discard,
 }
 
 /// `build` as it was asked for, checked.
@@ -193,6 +207,8 @@ pub(crate) struct BuildRequest {
     pub(crate) progress: ProgressMode,
     /// `-q`
     pub(crate) quiet: bool,
+    /// `--on-error`
+    pub(crate) on_error: OnError,
     /// `--jobs`
     pub(crate) jobs: Option<NonZeroUsize>,
     /// `SOURCE_DATE_EPOCH` of the build arguments or the environment, seconds since 1970.
@@ -294,6 +310,7 @@ impl BuildArgs {
                 self.progress
             },
             quiet: self.quiet,
+            on_error: self.on_error,
             jobs: self.jobs,
             source_date_epoch,
         })

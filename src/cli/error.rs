@@ -4,7 +4,9 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 
+use strata::build::BuildError;
 use strata::dockerfile::with_causes;
+use strata::store::StoreError;
 
 use super::values::FlagError;
 
@@ -32,10 +34,10 @@ Exit codes:
   0    it worked
   1    the operation failed
   2    the command line is wrong
-  125  run: strata failed before the command began
-  126  run: the command cannot be executed
-  127  run: there is no such command
-  128+ run: the command was ended by signal N (128 + N)
+  125  run, debug: strata failed before the command began
+  126  run, debug: the command cannot be executed
+  127  run, debug: there is no such command
+  128+ run, debug: the command was ended by signal N (128 + N)
   130  interrupted";
 
 /// Any error, as other rooms give it.
@@ -76,6 +78,15 @@ pub(crate) enum CliError {
         #[source]
         source: BoxError,
     },
+    /// `debug` could not prepare a failed step's world.
+    #[error("cannot look into the failed step {id}")]
+    Debug {
+        /// The step.
+        id: String,
+        /// Why not.
+        #[source]
+        source: BoxError,
+    },
     /// The user or the system asked for the end.
     #[error("interrupted")]
     Interrupted,
@@ -93,6 +104,7 @@ impl CliError {
         match self {
             CliError::Flag(_) | CliError::Usage(_) => exit::USAGE,
             CliError::Run { code, .. } | CliError::Exit(code) => *code,
+            CliError::Debug { .. } => exit::RUN_FAILED,
             CliError::Interrupted => exit::INTERRUPTED,
             // Whoever closed the pipe has what it wants (`strata images | head -1`).
             CliError::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => exit::OK,
@@ -126,7 +138,7 @@ impl CliError {
         let mut cause: Option<&(dyn Error + 'static)> = Some(self);
         while let Some(error) = cause {
             if let Some(hint) = hint_for(error) {
-                return Some(hint.to_owned());
+                return Some(hint);
             }
             cause = error.source();
         }
@@ -135,17 +147,38 @@ impl CliError {
 }
 
 /// The hint for one error of a chain, by its type.
-fn hint_for(error: &(dyn Error + 'static)) -> Option<&'static str> {
+fn hint_for(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(failed) = error.downcast_ref::<SolveFailure>() {
+        return failed.hint.clone();
+    }
+    if let Some(BuildError::NoShell { .. }) = error.downcast_ref::<BuildError>() {
+        return Some("give a program that the image has: strata debug ID -- PROGRAM".to_owned());
+    }
+    if let Some(StoreError::NoSuchFailedStep(_)) = error.downcast_ref::<StoreError>() {
+        return Some("strata debug --list shows what is kept".to_owned());
+    }
     let io = error.downcast_ref::<io::Error>()?;
-    match io.kind() {
+    let hint = match io.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Some("the disk is full; strata df shows what the store holds, strata prune frees space")
+            "the disk is full; strata df shows what the store holds, strata prune frees space"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
-            Some("the file system is read-only; choose another store with --root or STRATA_ROOT")
+            "the file system is read-only; choose another store with --root or STRATA_ROOT"
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// A build that failed, in the words scripts look for.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to solve")]
+pub(crate) struct SolveFailure {
+    /// Why.
+    #[source]
+    pub(crate) source: Box<BuildError>,
+    /// What to do about it.
+    pub(crate) hint: Option<String>,
 }
 
 /// Says what was attempted when something fails.

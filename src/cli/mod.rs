@@ -18,6 +18,7 @@ mod build_output;
 mod build_values;
 mod calls;
 mod completion;
+mod debug;
 mod dockerfile;
 mod error;
 mod export;
@@ -96,6 +97,7 @@ enum LogLevel {
 enum Command {
     Build(Box<build_args::BuildArgs>),
     Run(Box<run_args::RunArgs>),
+    Debug(Box<debug::DebugArgs>),
     Images(images::ImagesArgs),
     Tag(images::TagArgs),
     Rmi(images::RmiArgs),
@@ -169,6 +171,7 @@ impl Cli {
             }
             // Signals are for the command that it runs.
             Command::Run(args) => args.run(&start(Needs::Layers)?),
+            Command::Debug(args) => args.run(&start(Needs::Layers)?),
             Command::Images(args) => args.run(&session(Needs::Blobs)?),
             Command::Tag(args) => args.run(&session(Needs::Blobs)?),
             Command::Rmi(args) => args.run(&session(Needs::Layers)?),

@@ -142,7 +142,7 @@ impl RunArgs {
                 }
             },
         };
-        self.execute(session, spec, &program)
+        execute(session, spec, &program)
     }
 
     fn limits(&self) -> Result<Limits, CliError> {
@@ -199,51 +199,50 @@ impl RunArgs {
             }
         }
     }
+}
 
-    /// Starts the command, passes signals on, and waits for its end.
-    fn execute(&self, session: &Session, spec: Spec, program: &str) -> Result<u8, CliError> {
-        let failed = |error: SandboxError| {
-            let code = match &error {
-                SandboxError::CommandNotFound { .. } => exit::RUN_NOT_FOUND,
-                SandboxError::CommandNotExecutable { .. } => exit::RUN_NOT_EXECUTABLE,
-                _ => exit::RUN_FAILED,
-            };
-            CliError::Run {
-                command: program.to_owned(),
-                code,
-                source: Box::new(error),
-            }
+/// Starts the command, passes signals on, and waits for its end.
+pub(super) fn execute(session: &Session, spec: Spec, program: &str) -> Result<u8, CliError> {
+    let failed = |error: SandboxError| {
+        let code = match &error {
+            SandboxError::CommandNotFound { .. } => exit::RUN_NOT_FOUND,
+            SandboxError::CommandNotExecutable { .. } => exit::RUN_NOT_EXECUTABLE,
+            _ => exit::RUN_FAILED,
         };
-        let mut signals =
-            Signals::new(FORWARDED).doing(|| "pass signals to the command".to_owned())?;
-        let handle = signals.handle();
-        let mut child = sandbox::spawn(spec).map_err(failed)?;
-        let killer = child.killer();
-        let asked = session.cancel_flag();
-        let forwarder = std::thread::spawn(move || {
-            for number in signals.forever() {
-                // It is the command's to end or not: a second signal must not end strata.
-                asked.store(false, Ordering::Relaxed);
-                if let Some(signal) = Signal::from_named_raw(number)
-                    && let Err(error) = killer.signal(signal)
-                {
-                    tracing::warn!(%error, number, "cannot pass a signal on");
-                }
+        CliError::Run {
+            command: program.to_owned(),
+            code,
+            source: Box::new(error),
+        }
+    };
+    let mut signals = Signals::new(FORWARDED).doing(|| "pass signals to the command".to_owned())?;
+    let handle = signals.handle();
+    let mut child = sandbox::spawn(spec).map_err(failed)?;
+    let killer = child.killer();
+    let asked = session.cancel_flag();
+    let forwarder = std::thread::spawn(move || {
+        for number in signals.forever() {
+            // It is the command's to end or not: a second signal must not end strata.
+            asked.store(false, Ordering::Relaxed);
+            if let Some(signal) = Signal::from_named_raw(number)
+                && let Err(error) = killer.signal(signal)
+            {
+                tracing::warn!(%error, number, "cannot pass a signal on");
             }
-        });
-        let attached = match child.take_terminal() {
-            Some(master) => terminal::attach(&master),
-            None => Ok(()),
-        };
-        let status = child.wait();
-        handle.close();
-        // It has nothing to say beyond its log lines.
-        let _ = forwarder.join();
-        attached.map_err(failed)?;
-        let code = status.map_err(failed)?.code();
-        // A status has eight bits, and 128 + a signal fits them.
-        Ok(u8::try_from(code & 0xff).unwrap_or(exit::FAILED))
-    }
+        }
+    });
+    let attached = match child.take_terminal() {
+        Some(master) => terminal::attach(&master),
+        None => Ok(()),
+    };
+    let status = child.wait();
+    handle.close();
+    // It has nothing to say beyond its log lines.
+    let _ = forwarder.join();
+    attached.map_err(failed)?;
+    let code = status.map_err(failed)?.code();
+    // A status has eight bits, and 128 + a signal fits them.
+    Ok(u8::try_from(code & 0xff).unwrap_or(exit::FAILED))
 }
 
 /// The unpacked layers of an image, bottom first; what is not unpacked is.

@@ -22,6 +22,8 @@ const SYSTEM_STORE: &str = "/var/lib/strata";
 /// A command's surroundings.
 pub(crate) struct Session {
     root: PathBuf,
+    /// As `--root` or the environment has it.
+    given_root: Option<PathBuf>,
     privilege: Privilege,
     cancel: Arc<AtomicBool>,
     client: Arc<Client>,
@@ -56,9 +58,11 @@ impl Session {
     ) -> Result<Session, CliError> {
         // Asked before the user namespace is entered: inside, everybody is root.
         let is_root = rustix::process::geteuid().is_root();
-        let root = root
+        let given_root = root
             .map(Path::to_owned)
-            .filter(|r| !r.as_os_str().is_empty())
+            .filter(|r| !r.as_os_str().is_empty());
+        let root = given_root
+            .clone()
             .or_else(|| default_root(is_root, |n| std::env::var_os(n).map(PathBuf::from)))
             .ok_or_else(|| {
                 CliError::Refused(
@@ -83,6 +87,7 @@ impl Session {
         let cancel = interrupt::install().doing(|| "handle signals".to_owned())?;
         Ok(Session {
             root,
+            given_root,
             privilege,
             cancel,
             client: registries.client(),
@@ -93,6 +98,18 @@ impl Session {
     pub(crate) fn insist(self) -> Result<Session, CliError> {
         interrupt::insist().doing(|| "handle signals".to_owned())?;
         Ok(self)
+    }
+
+    /// How another command on the same store is typed: `strata`, or `strata --root DIR`.
+    pub(crate) fn again(&self) -> String {
+        let elsewhere = self
+            .given_root
+            .as_ref()
+            .filter(|root| std::env::var_os("STRATA_ROOT").is_none_or(|env| **root != *env));
+        match elsewhere {
+            Some(root) => format!("strata --root {}", root.display()),
+            None => "strata".to_owned(),
+        }
     }
 
     /// The client for all registries.

@@ -23,7 +23,7 @@ pub(crate) struct DfArgs {
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  strata prune                           images without a name, and the build cache
+  strata prune                           images without a name, the build cache, and failed steps
   strata prune --all --force             everything: images, cache, cache mounts
   strata prune --keep-storage 10g        the least recently used of the build cache, down to 10 GiB
   strata prune --until 168h --dry-run    say what of last week would go
@@ -36,7 +36,7 @@ pub(crate) struct PruneArgs {
     /// Do not ask; without a terminal nothing is asked
     #[arg(short = 'f', long)]
     force: bool,
-    /// Only images; the build cache stays
+    /// Only images; the build cache and failed steps stay
     #[arg(long, conflicts_with = "all")]
     images_only: bool,
     /// Unpacked layers, too
@@ -121,6 +121,7 @@ impl DfArgs {
         row("Layers", &usage.layers);
         row("Build Cache", &usage.cache);
         row("Cache Mounts", &usage.mounts);
+        row("Failed Steps", &usage.failed);
         row("Work", &usage.work);
         print(table.render())?;
         print_line(&format!(
@@ -178,6 +179,7 @@ impl PruneArgs {
             build_cache: !self.images_only && keep.is_none(),
             unpacked: self.unpacked || self.all,
             cache_mounts: self.all,
+            failed: !self.images_only,
             until,
             keep_storage_bytes: keep,
             dry_run: self.dry_run,
@@ -221,9 +223,9 @@ impl PruneArgs {
     /// Asks on a terminal; elsewhere nobody can answer, and a script means what it says.
     fn confirmed(&self) -> Result<bool, CliError> {
         let what = if self.all {
-            "all images, the build cache and all cache mounts"
+            "all images, the build cache, failed steps and all cache mounts"
         } else {
-            "images without a name and the build cache"
+            "images without a name, the build cache and failed steps"
         };
         if !io::stdin().is_terminal() {
             return Ok(true);

@@ -8,6 +8,7 @@
 //!   ▼ compare   expected against got
 //! concurrent    many processes, one store
 //! interrupted   Ctrl-C and kill -9
+//! debug         what failed steps leave, under a terminal; terminal: one for a test
 //! same_bytes    one build, one digest, whoever builds
 //! memory        peaks on a big tree; daemon: Debian's docker-registry
 //! bad_input     tables of input that must be refused: with clear words, an exit code, and nothing half done
@@ -35,6 +36,7 @@ mod compare;
 mod concurrent;
 mod conformance;
 mod daemon;
+mod debug;
 mod explain;
 mod floors;
 mod git;
@@ -50,6 +52,7 @@ mod pull;
 mod registry;
 mod same_bytes;
 mod server;
+mod terminal;
 mod tree;
 mod user;
 mod world;
