@@ -132,7 +132,15 @@ impl InspectArgs {
         let mut reports = Vec::new();
         for text in &self.images {
             let location = Location::parse("IMAGE", text)?;
-            let source = medium::source(session, &location)?;
+            let (source, tags): (Box<dyn Source>, _) = match &location {
+                Location::Store(name) => {
+                    let store = session.store()?;
+                    let image = store.find(name).doing(|| format!("use {name}"))?;
+                    let tags = image.names.iter().map(|n| n.familiar()).collect();
+                    (Box::new(store.source(name, image.descriptor)), tags)
+                }
+                other => (medium::source(session, other)?, Vec::new()),
+            };
             if self.raw {
                 let doing = || format!("inspect {}", source.name());
                 let root = source.root().doing(doing)?;
@@ -144,17 +152,6 @@ impl InspectArgs {
                 print(&documents.config_bytes)?;
                 continue;
             }
-            let tags = match &location {
-                Location::Store(name) => session
-                    .store()?
-                    .find(name)
-                    .doing(|| format!("inspect {name}"))?
-                    .names
-                    .iter()
-                    .map(|n| n.familiar())
-                    .collect(),
-                _ => Vec::new(),
-            };
             reports.push(report(&documents, tags));
         }
         if self.raw || self.config {
