@@ -9,7 +9,7 @@ use super::ast::{
 use super::diagnostic::Diagnostic;
 use super::flags::{Flags, Kind};
 use super::heredoc::Opening;
-use super::lexer::{Slice, is_blank};
+use super::lexer::{Slice, is_blank, span};
 use super::suggest::did_you_mean;
 use super::{duration, mounts, split};
 
@@ -533,13 +533,21 @@ fn volume(parts: &Parts) -> Result<Vec<Word>, Diagnostic> {
         return parts.at_least_one();
     }
     for word in &mut words {
-        word.text = word.text.trim().to_string();
-        if word.text.is_empty() {
+        let text = word.text.trim();
+        if text.is_empty() {
             return Err(Diagnostic::error(
                 word.span,
                 "VOLUME specified can not be an empty string",
             ));
         }
+        // Where the text stands as it is, without quotes and continuations, its place is trimmed too: a blank of another
+        // script is part of the word until here.
+        let (start, end) = (word.span.start as usize, word.span.end as usize);
+        if end - start == word.text.len() {
+            let start = start + (word.text.len() - word.text.trim_start().len());
+            word.span = span(start, start + text.len());
+        }
+        word.text = text.to_string();
     }
     Ok(words)
 }
