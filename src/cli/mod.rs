@@ -31,6 +31,7 @@ mod login;
 mod medium;
 mod output;
 mod output_spec;
+mod page;
 mod progress;
 mod registry;
 mod report;

@@ -1,6 +1,7 @@
 //! `layers`: an image, layer by layer.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use strata::inspect::{ChangeKind, ChangeRow, FileType, LayerRow, LayersReport, escaped};
 
@@ -8,6 +9,7 @@ use super::screen::{Screen, right};
 use super::{blamed, contents, head};
 use crate::cli::error::CliError;
 use crate::cli::output::{Format, human_size, print, print_json};
+use crate::cli::page;
 use crate::cli::session::Session;
 
 /// Show an image layer by layer: what made each, its sizes, what it changes, what it wastes
@@ -16,6 +18,7 @@ use crate::cli::session::Session;
 Examples:
   strata layers app
   strata layers --files app | less
+  strata layers --html app.html app       a page with a map of it, to look at in a browser
   strata layers docker://docker.io/library/debian:bookworm       without pulling it
   strata layers --format json app | jq '.layers[] | select(.wasted_bytes > 1e6)'
 
@@ -35,13 +38,20 @@ pub(crate) struct LayersArgs {
     /// How the list is shown
     #[arg(long, value_enum, value_name = "FORM", default_value = "table")]
     format: Format,
+    /// Write a page to look at in a browser instead: a map of sizes, layers, all files; - for standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "format")]
+    html: Option<PathBuf>,
 }
 
 impl LayersArgs {
     /// Runs `layers`.
     pub(crate) fn run(&self, session: &Session) -> Result<(), CliError> {
         let contents = contents(session, &self.image, self.platform.as_deref())?;
-        let report = LayersReport::new(&contents, self.files);
+        let report = LayersReport::new(&contents, self.files || self.html.is_some());
+        if let Some(path) = &self.html {
+            let command = format!("strata layers {}", self.image);
+            return page::layers(&contents, &report, &command).write(path);
+        }
         match self.format {
             Format::Json => print_json(&report),
             Format::Table => print(render(&report, &Screen::of_stdout())),

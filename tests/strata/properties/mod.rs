@@ -41,7 +41,7 @@ fn seeds(target: &str, at_least: usize) -> Vec<Vec<u8>> {
         _ => {}
     }
     assert!(files.len() >= at_least, "{target}: {} seeds", files.len());
-    let read = |path: &PathBuf| fs::read(path).unwrap();
+    let read = |path: &PathBuf| fs::read(path).expect("read a seed");
     files.iter().map(read).collect()
 }
 
@@ -50,8 +50,8 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {
         let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-        for entry in entries.map(Result::unwrap) {
-            match entry.file_type().unwrap() {
+        for entry in entries.map(|entry| entry.expect("an entry")) {
+            match entry.file_type().expect("a kind of file") {
                 kind if kind.is_dir() => folders.push(entry.path()),
                 kind if kind.is_file() => files.push(entry.path()),
                 _ => {}
@@ -119,7 +119,7 @@ fn holds(target: &str, dictionary: &str, at_least: usize, property: fn(&[u8])) {
     for seed in &seeds {
         property(seed);
     }
-    let text = fs::read_to_string(fuzz().join(dictionary)).unwrap();
+    let text = fs::read_to_string(fuzz().join(dictionary)).expect("read the dictionary");
     let words = dictionary::words(&text);
     assert!(words.len() >= 10, "{dictionary}");
     let config = Config {

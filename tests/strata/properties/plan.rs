@@ -100,7 +100,7 @@ impl Images {
         config.config.env = vec!["PATH=/bin".to_owned(), "BASE=1".to_owned()];
         config.config.on_build = self.triggers.clone();
         let layer = Digest::of(name.as_bytes());
-        config.rootfs.diff_ids = vec![DiffId(layer.clone())];
+        config.rootfs.diff_ids = vec![DiffId(layer)];
         Ok(ResolvedImage {
             manifest: Descriptor::of(MediaType::OciManifest, name.as_bytes()),
             layers: vec![Descriptor::new(MediaType::OciLayerGzip, layer, 1)],
