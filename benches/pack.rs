@@ -47,7 +47,7 @@ fn blob(bencher: Bencher, (shape, codec, threads): (Shape, &str, usize)) {
     let options = PackOptions {
         compression: compression.expect("its usual level"),
         threads,
-        clamp_mtime: None,
+        ..PackOptions::default()
     };
     bencher
         .counter(BytesCount::new(tree.bytes))

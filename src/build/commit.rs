@@ -66,7 +66,9 @@ impl Engine<'_> {
                             ..DiffOptions::default()
                         };
                         let changes = crate::layer::diff(&upper, &lower, &options)?;
-                        let packed = self.pack(changes, None, Earlier::default())?;
+                        let record = record.unless_small(&changes);
+                        let earlier = self.earlier(&record, false)?;
+                        let packed = self.pack(changes, None, earlier)?;
                         let files = Files::Upper(dir);
                         self.publish(packed, files, &below, created, record, &shared)
                     });

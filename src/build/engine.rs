@@ -390,7 +390,7 @@ impl<'a> Engine<'a> {
         self.tell(&missed)?;
         self.keep_listings(&labels, step.parts())?;
         let last = match &step {
-            Step::Copy(..) if !vertex.no_cache => Some(self.last_key(vertex)),
+            Step::Copy(..) | Step::Run(..) if !vertex.no_cache => Some(self.last_key(vertex)),
             _ => None,
         };
         let made = match step {
@@ -421,7 +421,7 @@ impl<'a> Engine<'a> {
         ))
     }
 
-    // What a COPY is known by from build to build, whatever its sources hold.
+    // What a step is known by from build to build, whatever it reads.
     fn last_key(&self, vertex: &Vertex) -> Digest {
         let mut key = Key::new("last 1");
         key.add("instruction", &vertex.created_by);

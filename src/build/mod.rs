@@ -140,12 +140,14 @@ pub struct Annotations {
 
 /// Brings layers of images that the plan resolved into the store.
 pub trait Fetch: Sync {
-    /// `Ok` means: the blob of layer `index` of `image` is in the store, verified.
+    /// `Ok` means: the blob of layer `index` of `image` is in the store, verified. With `unpack` its files are needed, too, and
+    /// may be unpacked while they come.
     fn layer(
         &self,
         image: &ResolvedImage,
         index: usize,
-        progress: &dyn Fn(u64),
+        unpack: bool,
+        progress: &(dyn Fn(u64) + Sync),
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 

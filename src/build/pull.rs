@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::oci::Digest;
@@ -74,7 +74,7 @@ impl Engine<'_> {
             }
             Ok(missing)
         };
-        self.pulled(missing, || {
+        self.pulled(missing, true, || {
             let blobs: Vec<_> = layers
                 .iter()
                 .map(|(committed, _)| (committed.blob.clone(), committed.diff_id))
@@ -89,18 +89,19 @@ impl Engine<'_> {
             let missing = layers.iter().filter(|c| !self.store.has_blob(&c.blob));
             Ok(missing.cloned().collect())
         };
-        self.pulled(missing, || Ok(()))
+        self.pulled(missing, false, || Ok(()))
     }
 
-    // Fetches the blobs of what is missing, then does `then`; shown as the image's step if there was something to do.
+    // Fetches the blobs of what is missing, to be unpacked or not, then does `then`; shown as the image's step if there was something to do.
     fn pulled<T>(
         &self,
         missing: impl Fn() -> Result<Vec<Arc<Committed>>, BuildError>,
+        unpack: bool,
         then: impl FnOnce() -> Result<T, BuildError>,
     ) -> Result<T, BuildError> {
         let before = missing()?;
         let Some((image, _)) = before.iter().find_map(|c| c.image.as_ref()) else {
-            self.fetch(&before, None)?;
+            self.fetch(&before, unpack, None)?;
             return then();
         };
         let pull = self.pulls.of(image);
@@ -117,7 +118,7 @@ impl Engine<'_> {
             self.events.event(EventKind::Started { step, name });
         }
         let result = self
-            .fetch(&missing, step.map(|(step, _)| step))
+            .fetch(&missing, unpack, step.map(|(step, _)| step))
             .and_then(|()| then());
         if let Some((step, _)) = step {
             self.events.event(match &result {
@@ -148,7 +149,12 @@ impl Engine<'_> {
         })
     }
 
-    fn fetch(&self, layers: &[Arc<Committed>], step: Option<StepId>) -> Result<(), BuildError> {
+    fn fetch(
+        &self,
+        layers: &[Arc<Committed>],
+        unpack: bool,
+        step: Option<StepId>,
+    ) -> Result<(), BuildError> {
         let missing: Vec<_> = layers
             .iter()
             .filter(|c| !self.store.has_blob(&c.blob))
@@ -156,7 +162,7 @@ impl Engine<'_> {
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
         let work = || {
             while let Some(committed) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = self.fetch_blob(committed, step) {
+                if let Err(error) = self.fetch_blob(committed, unpack, step) {
                     // Nobody starts another.
                     next.store(missing.len(), Ordering::Relaxed);
                     let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,7 +180,12 @@ impl Engine<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    fn fetch_blob(&self, committed: &Committed, step: Option<StepId>) -> Result<(), BuildError> {
+    fn fetch_blob(
+        &self,
+        committed: &Committed,
+        unpack: bool,
+        step: Option<StepId>,
+    ) -> Result<(), BuildError> {
         let missing = |source| BuildError::Fetching {
             image: committed
                 .image
@@ -187,11 +198,12 @@ impl Engine<'_> {
             return Err(missing("its blob is gone from the store".into()));
         };
         let total_bytes = committed.blob.size;
-        let said = std::cell::Cell::new(0);
+        let said = AtomicU64::new(0);
         let progress = |done_bytes: u64| {
             let Some(step) = step else { return };
-            if done_bytes >= said.get() + PROGRESS_BYTES || done_bytes == total_bytes {
-                said.set(done_bytes);
+            let before = said.load(Ordering::Relaxed);
+            if done_bytes >= before + PROGRESS_BYTES || done_bytes == total_bytes {
+                said.store(done_bytes, Ordering::Relaxed);
                 self.events.event(EventKind::Progress {
                     step,
                     part: format!("sha256:{}", committed.blob.digest.short()),
@@ -201,7 +213,7 @@ impl Engine<'_> {
             }
         };
         self.fetch
-            .layer(image, *index, &progress)
+            .layer(image, *index, unpack, &progress)
             .map_err(|source| {
                 if self.cancel.load(Ordering::Relaxed) {
                     BuildError::Canceled

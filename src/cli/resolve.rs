@@ -205,7 +205,8 @@ impl Fetch for Images<'_> {
         &self,
         image: &ResolvedImage,
         index: usize,
-        progress: &dyn Fn(u64),
+        unpack: bool,
+        progress: &(dyn Fn(u64) + Sync),
     ) -> Result<(), BoxError> {
         let layer = &image.layers[index];
         if self.store.has_blob(layer) {
@@ -219,12 +220,16 @@ impl Fetch for Images<'_> {
             .cloned()
             .ok_or(NoSource(layer.digest))?;
         let stream = Counted {
-            inner: source.blob(layer)?,
+            inner: source.unverified_blob(layer)?,
             done_bytes: 0,
             progress,
             session: self.session,
         };
-        self.store.put_stream(layer, stream)?;
+        if unpack && layer.media_type.is_layer() {
+            self.store.put_layer(layer, stream)?;
+        } else {
+            self.store.put_stream(layer, stream)?;
+        }
         if let Some(origin) = source.origin() {
             let repository = format!("{}/{}", origin.registry(), origin.repository());
             self.store.add_origin(&layer.digest, &repository)?;
@@ -237,7 +242,7 @@ impl Fetch for Images<'_> {
 struct Counted<'a, R> {
     inner: R,
     done_bytes: u64,
-    progress: &'a dyn Fn(u64),
+    progress: &'a (dyn Fn(u64) + Sync),
     session: &'a Session,
 }
 

@@ -177,7 +177,7 @@ impl RunArgs {
             // Into the store first: a sandbox needs the layers unpacked.
             other => {
                 let source = medium::source(session, other)?;
-                let sink = store.sink(Vec::new());
+                let sink = store.sink(Vec::new()).unpacking();
                 let platforms = Platforms::One(platform.clone());
                 transfer::copy(session, source.as_ref(), &sink, platforms, false)?;
                 return inspect::read(source.as_ref(), &platform);
@@ -186,7 +186,7 @@ impl RunArgs {
         match reference {
             Some(reference) => {
                 let platforms = Platforms::One(platform.clone());
-                let root = transfer::pull(session, store, &reference, platforms, false)?;
+                let root = transfer::pull(session, store, &reference, platforms, true, false)?;
                 let source = store.source(&reference.familiar(), root);
                 inspect::read(&source, &platform)
             }

@@ -13,10 +13,11 @@ use strata::oci::{Descriptor, Digest, Document, Reference};
 use strata::store::Store;
 
 use super::error::{CliError, Doing as _};
-use super::inspect::wanted_platform;
+use super::inspect::{self, wanted_platform};
 use super::medium;
 use super::output::{note, print_line};
 use super::progress::{Progress, ProgressMode};
+use super::run::lowers;
 use super::session::Session;
 use super::transport::Location;
 use super::values::reference;
@@ -27,7 +28,8 @@ use super::values::reference;
 Examples:
   strata pull debian:bookworm
   strata pull --platform linux/arm64 registry.example/app:1
-  strata pull --all-platforms 127.0.0.1:5000/app")]
+  strata pull --all-platforms 127.0.0.1:5000/app
+  strata pull --unpack debian:bookworm            ready for run and RUN")]
 pub(crate) struct PullArgs {
     /// The image
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
@@ -38,6 +40,9 @@ pub(crate) struct PullArgs {
     /// Every platform
     #[arg(long, conflicts_with = "platform")]
     all_platforms: bool,
+    /// Unpack the layers while they come, rather than when they are first needed
+    #[arg(long, conflicts_with = "all_platforms")]
+    unpack: bool,
     /// Show only the name
     #[arg(short = 'q', long)]
     quiet: bool,
@@ -226,12 +231,14 @@ pub(crate) fn copy(
     }
 }
 
-/// Pulls an image into the store under its name: the platform's manifest, or all of them, and the index that lists them.
+/// Pulls an image into the store under its name: the platform's manifest, or all of them, and the index that lists them. With
+/// `unpack`, layers that come are unpacked meanwhile.
 pub(crate) fn pull(
     session: &Session,
     store: &Store,
     name: &Reference,
     platforms: Platforms,
+    unpack: bool,
     quiet: bool,
 ) -> Result<Descriptor, CliError> {
     let source = super::registry::source(session, name)?;
@@ -243,13 +250,9 @@ pub(crate) fn pull(
     } else {
         Vec::new()
     };
-    let copied = copy(
-        session,
-        source.as_ref(),
-        &store.sink(names),
-        platforms,
-        quiet,
-    )?;
+    let sink = store.sink(names);
+    let sink = if unpack { sink.unpacking() } else { sink };
+    let copied = copy(session, source.as_ref(), &sink, platforms, quiet)?;
     if copied.root.digest == root.digest {
         return Ok(root);
     }
@@ -277,7 +280,13 @@ impl PullArgs {
             Platforms::One(wanted_platform(self.platform.as_deref())?)
         };
         let store = session.store()?;
-        let root = pull(session, &store, &name, platforms, self.quiet)?;
+        let root = pull(session, &store, &name, platforms, self.unpack, self.quiet)?;
+        if self.unpack {
+            // Those that were there before, and those that lean on others.
+            let source = store.source(&name.familiar(), root.clone());
+            let platform = wanted_platform(self.platform.as_deref())?;
+            lowers(&store, &inspect::read(&source, &platform)?)?;
+        }
         if !self.quiet {
             note(&format!("Digest: {}", root.digest));
         }

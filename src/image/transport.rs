@@ -95,6 +95,11 @@ pub trait Source: Sync {
     /// The bytes of a blob as a stream. Verified by the reader: a wrong byte is an error before the end is reported.
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError>;
 
+    /// The same for a sink that holds the bytes against their descriptor itself ([`Sink::verifies`]): they may be wrong.
+    fn unverified_blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {
+        self.blob(descriptor)
+    }
+
     /// The repository a blob of this source can be mounted from, if it is a registry: host/repository.
     fn origin(&self) -> Option<&Reference> {
         None
@@ -126,13 +131,19 @@ pub trait Sink: Sync {
     ) -> Result<Option<Put>, ImageError>;
 
     /// Stores a blob. `Ok` means: all bytes matched the descriptor and are there (durable after [`Sink::finish`]).
-    /// `open` gives the bytes from the start, and may be called again for another try. Its reader has verified them, as
-    /// [`Source::blob`] does, when it reports their end: a sink reads up to there and need not hash them again.
+    /// `open` gives the bytes from the start, and may be called again for another try. Unless the sink [`Sink::verifies`],
+    /// its reader has verified them, as [`Source::blob`] does, when it reports their end: a sink reads up to there and need
+    /// not hash them again.
     fn put_blob(
         &self,
         descriptor: &Descriptor,
         open: &(dyn Fn() -> Result<Box<dyn Read + Send>, ImageError> + Sync),
     ) -> Result<(), ImageError>;
+
+    /// Whether [`Sink::put_blob`] holds the bytes against their descriptor itself, so that hashing them before is for nothing.
+    fn verifies(&self) -> bool {
+        false
+    }
 
     /// Stores a manifest or index by digest; what it refers to is there already.
     fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), ImageError>;

@@ -24,6 +24,7 @@
 //!
 //! Does not know registries, names or builds, and mounts nothing.
 
+mod blocks;
 mod compress;
 mod diff;
 mod dirfd;

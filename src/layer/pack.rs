@@ -1,36 +1,18 @@
-//! Changes to a blob, in one pass.
-//!
-//! ```text
-//! changes ► read, tar ─┬► diffID
-//!      └► tree         ├► digests of contents
-//!                      └► compress (several threads) ─► in order: digest, write
-//! ```
-//!
-//! Each column is a thread. The tar bytes are cut into blocks, which are shared and not copied; a fixed number of them bounds
-//! the memory. Nothing in the bytes depends on the threads.
+//! Changes to a blob, in one pass: they are read, put into a tar and, if that is wanted, a tree; the blob is made of
+//! [`super::blocks`] meanwhile. Nothing in the bytes depends on threads.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::ops::Range;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
-use super::compress::{BLOCK_BYTES, Encoder};
+use super::blocks::{Blocks, Stop, Written, write};
 use super::entry::path_order;
 use super::error::text;
-use super::pipe::{Buffer, Piece, Pool, hash_contents, hash_stream};
-use super::reuse::{Block, BlockTable, Earlier, EarlierBlocks, Identity};
+use super::reuse::{BlockTable, Earlier};
 use super::root::open_file_read;
 use super::tar::{TRAILER_BYTES, padding_bytes, write_header};
 use super::tree::Tree;
-use super::unpack::join;
 use super::{Change, Compression, Entry, Kind, LayerError, Note, Root, Source, Toc, TreeOptions};
-use crate::oci::{DiffId, Digest, Hasher, MediaType};
-
-/// Blocks beside those that the compressors hold: one is filled, one is hashed twice, two are written, two wait.
-const SPARE_BLOCKS: usize = 6;
+use crate::oci::{DiffId, Digest, MediaType};
 
 /// How a layer is packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -105,7 +87,9 @@ pub fn pack_after(
         tree.take_from(earlier);
     }
     let written = write(blob, options, earlier_blocks.as_ref(), |blocks| {
-        blocks.identify();
+        if options.compression != Compression::None {
+            blocks.identify();
+        }
         pack_all(changes, options, blocks, tree.as_mut())
     })?;
     check_contents(&written)?;
@@ -118,10 +102,10 @@ pub fn pack_after(
         digest: written.digest,
         size_bytes: written.size_bytes,
         unpacked_size_bytes: written.unpacked_size_bytes,
-        blocks: BlockTable::new(options.compression, written.blocks),
         toc: table(written.entries, written.contents),
         media_type: options.compression.media_type(),
         notes,
+        blocks: BlockTable::new(options.compression, written.blocks),
     })
 }
 
@@ -145,97 +129,6 @@ fn check_contents(written: &Written) -> Result<(), LayerError> {
     Ok(())
 }
 
-/// A blob as it came out of the threads.
-pub(super) struct Written {
-    pub(super) diff_id: DiffId,
-    pub(super) digest: Digest,
-    pub(super) size_bytes: u64,
-    pub(super) unpacked_size_bytes: u64,
-    entries: Vec<Entry>,
-    contents: Vec<Digest>,
-    blocks: Vec<Block>,
-}
-
-/// Runs the threads that take the blocks which `produce` fills.
-pub(super) fn write(
-    blob: impl Write + Send,
-    options: &PackOptions,
-    earlier: Option<&EarlierBlocks>,
-    produce: impl FnOnce(&mut Blocks) -> Result<Vec<Entry>, Stop>,
-) -> Result<Written, LayerError> {
-    let threads = match options.threads {
-        0 => thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
-    let pool = Pool::new(threads + SPARE_BLOCKS, BLOCK_BYTES);
-    let encoders: io::Result<Vec<Option<Encoder>>> = (0..threads)
-        .map(|_| Encoder::new(options.compression))
-        .collect();
-    let encoders: Vec<Encoder> = encoders
-        .map_err(LayerError::Output)?
-        .into_iter()
-        .flatten()
-        .collect();
-    let plain = encoders.is_empty();
-    thread::scope(|scope| {
-        let (diff_out, diff_in) = channel();
-        let (piece_out, piece_in) = channel();
-        let (done_out, done_in) = channel();
-        let blocks_out = if plain {
-            Out::Plain(done_out)
-        } else {
-            let (work_out, work_in) = sync_channel(threads + SPARE_BLOCKS);
-            // Each worker owns a share, so that the queue is gone when the last of them is.
-            let work_in = Arc::new(Mutex::new(work_in));
-            for encoder in encoders {
-                let (work_in, done_out) = (Arc::clone(&work_in), done_out.clone());
-                scope.spawn(move || compress(encoder, earlier, &work_in, &done_out));
-            }
-            // The writer waits for the last of those who could send.
-            drop(done_out);
-            Out::Compressed(work_out)
-        };
-        let diff = scope.spawn(move || hash_stream(&diff_in));
-        let contents = scope.spawn(move || hash_contents(&piece_in));
-        let writer = scope.spawn(move || write_blob(blob, &done_in, !plain));
-        let mut blocks = Blocks {
-            current: pool.take(),
-            pool,
-            parts: Vec::new(),
-            number: 0,
-            identity: None,
-            diff: diff_out,
-            contents: piece_out,
-            out: blocks_out,
-        };
-        let packed = produce(&mut blocks);
-        // Everything that the threads wait for ends here.
-        drop(blocks);
-        let written = join(writer);
-        let (diff_id, unpacked_size_bytes) = join(diff);
-        let contents = join(contents);
-        let entries = match packed {
-            Ok(entries) => entries,
-            Err(Stop::Failed(e)) => return Err(*e),
-            Err(Stop::NobodyReads) => {
-                let why = written.err();
-                let why = why.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
-                return Err(LayerError::Output(why));
-            }
-        };
-        let (digest, size_bytes, blocks) = written.map_err(LayerError::Output)?;
-        Ok(Written {
-            diff_id: DiffId(diff_id),
-            digest: digest.unwrap_or(diff_id),
-            size_bytes,
-            unpacked_size_bytes,
-            entries,
-            contents,
-            blocks,
-        })
-    })
-}
-
 /// The table of what was packed; `contents` are in the order of the files.
 fn table(mut entries: Vec<Entry>, contents: Vec<Digest>) -> Toc {
     let mut sums = contents.into_iter();
@@ -245,19 +138,6 @@ fn table(mut entries: Vec<Entry>, contents: Vec<Digest>) -> Toc {
         }
     }
     Toc::from_entries(entries)
-}
-
-/// Why packing stopped early.
-pub(super) enum Stop {
-    Failed(Box<LayerError>),
-    /// The writer has failed and knows why.
-    NobodyReads,
-}
-
-impl From<LayerError> for Stop {
-    fn from(error: LayerError) -> Stop {
-        Stop::Failed(Box::new(error))
-    }
 }
 
 fn pack_all(
@@ -274,7 +154,7 @@ fn pack_all(
         }
         header.clear();
         write_header(&mut header, &entry)?;
-        blocks.write(&header)?;
+        blocks.header(&header)?;
         let file = match &mut tree {
             Some(tree) => tree.put(entry.clone())?,
             None => None,
@@ -284,7 +164,8 @@ fn pack_all(
             content,
         } = entry.kind
         {
-            blocks.content(&entry.path, &source, (size_bytes, content), file.as_ref())?;
+            let what = (size_bytes, content);
+            put_content(blocks, &entry.path, &source, what, file.as_ref())?;
         }
         if let (Some(tree), Some(file)) = (&mut tree, &file) {
             tree.finish_file(file)?;
@@ -292,251 +173,88 @@ fn pack_all(
         entries.push(entry);
     }
     blocks.write(&[0; TRAILER_BYTES])?;
-    blocks.send()?;
+    blocks.end()?;
     Ok(entries)
 }
 
-/// Where full blocks go.
-enum Out {
-    Plain(Sender<Done>),
-    Compressed(SyncSender<Filled>),
+/// A file's content and padding; also into `copy`.
+fn put_content(
+    blocks: &mut Blocks,
+    path: &[u8],
+    source: &Source,
+    (size_bytes, content): (u64, Option<Digest>),
+    copy: Option<&File>,
+) -> Result<(), Stop> {
+    let what = (size_bytes, content);
+    blocks.begin(size_bytes)?;
+    match source {
+        Source::File { root, path: at } => {
+            let file = open_file_read(root, at).map_err(|e| LayerError::file("open", at, e))?;
+            stream(blocks, path, file, what, copy)?;
+        }
+        Source::Bytes(bytes) => stream(blocks, path, &bytes[..], what, copy)?,
+        Source::None => stream(blocks, path, io::empty(), what, copy)?,
+    }
+    blocks.write(&[0; 512][..padding_bytes(size_bytes)])
 }
 
-/// A block to be compressed: its number, its bytes, and what they are if that is known.
-type Filled = (u64, Arc<Buffer>, Option<Digest>);
-
-/// A block as it is to be written: compressed, or as it is. The buffer is held until then, so that the pool bounds both.
-struct Done {
-    number: u64,
-    encoded: io::Result<Option<Vec<u8>>>,
-    block: Arc<Buffer>,
-    identity: Option<Digest>,
-}
-
-/// Cuts the tar into blocks and hands them on.
-pub(super) struct Blocks {
-    pool: Arc<Pool>,
-    current: Buffer,
-    /// What of the current block is content of files.
-    parts: Vec<(Range<usize>, bool)>,
-    number: u64,
-    /// What the current block is; `None` where nobody asks.
-    identity: Option<Identity>,
-    diff: Sender<Arc<Buffer>>,
-    contents: Sender<Piece>,
-    out: Out,
-}
-
-impl Blocks {
-    /// Tells the blocks by what they hold from here on.
-    fn identify(&mut self) {
-        if matches!(self.out, Out::Compressed(_)) {
-            self.identity = Some(Identity::default());
-        }
-    }
-
-    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
-        while !bytes.is_empty() {
-            let spare = self.spare()?;
-            let count = spare.len().min(bytes.len());
-            spare[..count].copy_from_slice(&bytes[..count]);
-            self.current.advance(count);
-            if let Some(identity) = &mut self.identity {
-                identity.bytes(&bytes[..count]);
-            }
-            bytes = &bytes[count..];
-        }
-        Ok(())
-    }
-
-    /// Room in the current block, never none.
-    fn spare(&mut self) -> Result<&mut [u8], Stop> {
-        if self.current.is_full() {
-            self.send()?;
-        }
-        Ok(self.current.spare())
-    }
-
-    pub(super) fn send(&mut self) -> Result<(), Stop> {
-        let parts = std::mem::take(&mut self.parts);
-        if self.current.is_empty() {
-            return Ok(());
-        }
-        let next = self.pool.take();
-        let block = Arc::new(std::mem::replace(&mut self.current, next));
-        let number = self.number;
-        self.number += 1;
-        let gone = |_| Stop::NobodyReads;
-        if !parts.is_empty() {
-            let piece = Piece::Parts(Arc::clone(&block), parts);
-            self.contents.send(piece).map_err(|_| Stop::NobodyReads)?;
-        }
-        self.diff.send(Arc::clone(&block)).map_err(gone)?;
-        let identity = self.identity.as_mut().and_then(Identity::take);
-        let sent = match &self.out {
-            Out::Plain(out) => {
-                let encoded = Ok(None);
-                let done = Done {
-                    number,
-                    encoded,
-                    block,
-                    identity,
-                };
-                out.send(done).is_ok()
-            }
-            Out::Compressed(out) => out.send((number, block, identity)).is_ok(),
+fn stream(
+    blocks: &mut Blocks,
+    path: &[u8],
+    mut input: impl Read,
+    (size_bytes, content): (u64, Option<Digest>),
+    copy: Option<&File>,
+) -> Result<(), Stop> {
+    let changed = || LayerError::Changed {
+        path: text(path),
+        expected_bytes: size_bytes,
+    };
+    let mut left = size_bytes;
+    // Whether the input has said that it is at its end: by giving less than was asked for.
+    let mut ended = false;
+    while left > 0 {
+        let spare = blocks.spare()?;
+        // One byte more than there should be, where there is room: it tells a file that grows without another call.
+        let wanted = usize::try_from(left).map_or(usize::MAX, |n| n.saturating_add(1));
+        let room = spare.len().min(wanted);
+        let count = match input.read(&mut spare[..room]) {
+            Ok(count) => count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(LayerError::file("read", path, e).into()),
         };
-        if sent { Ok(()) } else { Err(Stop::NobodyReads) }
+        if count == 0 || count as u64 > left {
+            return Err(changed().into());
+        }
+        if let Some(mut copy) = copy {
+            let written = copy.write_all(&spare[..count]);
+            written.map_err(|e| LayerError::file("write", path, e))?;
+        }
+        let offset = size_bytes - left;
+        left -= count as u64;
+        ended = left == 0 && count < room;
+        blocks.filled(content.as_ref(), offset, count, left == 0);
     }
-
-    /// A file's content and padding; also into `copy`.
-    fn content(
-        &mut self,
-        path: &[u8],
-        source: &Source,
-        (size_bytes, content): (u64, Option<Digest>),
-        copy: Option<&File>,
-    ) -> Result<(), Stop> {
-        let file = (size_bytes, content);
-        match source {
-            Source::File { root, path: at } => {
-                let input =
-                    open_file_read(root, at).map_err(|e| LayerError::file("open", at, e))?;
-                self.stream(path, input, file, copy)?;
-            }
-            Source::Bytes(bytes) => self.stream(path, &bytes[..], file, copy)?,
-            Source::None => self.stream(path, io::empty(), file, copy)?,
-        }
-        self.write(&[0; 512][..padding_bytes(size_bytes)])
+    if size_bytes == 0 {
+        blocks.filled(content.as_ref(), 0, 0, true);
     }
-
-    fn stream(
-        &mut self,
-        path: &[u8],
-        mut input: impl Read,
-        (size_bytes, content): (u64, Option<Digest>),
-        copy: Option<&File>,
-    ) -> Result<(), Stop> {
-        let changed = || LayerError::Changed {
-            path: text(path),
-            expected_bytes: size_bytes,
-        };
-        let mut left = size_bytes;
-        // Whether the input has said that it is at its end: by giving less than was asked for.
-        let mut ended = false;
-        while left > 0 {
-            let spare = self.spare()?;
-            // One byte more than there should be, where there is room: it tells a file that grows without another call.
-            let wanted = usize::try_from(left).map_or(usize::MAX, |n| n.saturating_add(1));
-            let room = spare.len().min(wanted);
-            let count = match input.read(&mut spare[..room]) {
-                Ok(count) => count,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(LayerError::file("read", path, e).into()),
-            };
-            if count == 0 || count as u64 > left {
-                return Err(changed().into());
-            }
-            if let Some(mut copy) = copy {
-                let written = copy.write_all(&spare[..count]);
-                written.map_err(|e| LayerError::file("write", path, e))?;
-            }
-            if let Some(identity) = &mut self.identity {
-                identity.content(content.as_ref(), size_bytes - left, count as u64);
-            }
-            left -= count as u64;
-            ended = left == 0 && count < room;
-            let start = self.current.len();
-            self.current.advance(count);
-            self.parts.push((start..start + count, left == 0));
-        }
-        if size_bytes == 0 {
-            let here = self.current.len();
-            self.parts.push((here..here, true));
-        }
-        let mut more = [0];
-        while !ended {
-            match input.read(&mut more) {
-                Ok(0) => ended = true,
-                Ok(_) => return Err(changed().into()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(LayerError::file("read", path, e).into()),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A worker: compresses blocks until there are no more, or nobody wants them.
-fn compress(
-    mut encoder: Encoder,
-    earlier: Option<&EarlierBlocks>,
-    work: &Mutex<Receiver<Filled>>,
-    done: &Sender<Done>,
-) {
-    loop {
-        let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((number, block, identity)) = next else {
-            return;
-        };
-        let made = earlier.zip(identity.as_ref());
-        let encoded = match made.and_then(|(earlier, identity)| earlier.get(identity)) {
-            Some(bytes) => Ok(Some(bytes)),
-            None => {
-                let mut out = Vec::new();
-                encoder.encode(&block, &mut out).map(|()| Some(out))
-            }
-        };
-        let encoded = Done {
-            number,
-            encoded,
-            block,
-            identity,
-        };
-        if done.send(encoded).is_err() {
-            return;
+    let mut more = [0];
+    while !ended {
+        match input.read(&mut more) {
+            Ok(0) => ended = true,
+            Ok(_) => return Err(changed().into()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(LayerError::file("read", path, e).into()),
         }
     }
-}
-
-/// Writes blocks in their order; gives their digest if asked to, how many bytes they are, and those that were compressed.
-fn write_blob(
-    mut blob: impl Write,
-    done: &Receiver<Done>,
-    hash: bool,
-) -> io::Result<(Option<Digest>, u64, Vec<Block>)> {
-    let mut blocks = Vec::new();
-    let mut waiting = BTreeMap::new();
-    let mut next = 0;
-    let mut size_bytes = 0;
-    let mut hasher = hash.then(Hasher::sha256);
-    for done in done {
-        waiting.insert(done.number, (done.encoded?, done.block, done.identity));
-        while let Some((encoded, block, identity)) = waiting.remove(&next) {
-            if let Some(bytes) = &encoded {
-                blocks.push(Block {
-                    identity,
-                    size_bytes: u32::try_from(bytes.len()).map_err(io::Error::other)?,
-                    crc32: libdeflater::crc32(bytes),
-                });
-            }
-            let bytes: &[u8] = encoded.as_deref().unwrap_or(&block);
-            blob.write_all(bytes)?;
-            if let Some(hasher) = &mut hasher {
-                hasher.update(bytes);
-            }
-            size_bytes += bytes.len() as u64;
-            next += 1;
-        }
-    }
-    blob.flush()?;
-    Ok((hasher.map(Hasher::finish), size_bytes, blocks))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+    use std::sync::Arc;
 
+    use super::super::compress::BLOCK_BYTES;
     use super::*;
     use crate::layer::Meta;
 
@@ -561,10 +279,12 @@ mod tests {
         file(path, content.len() as u64, Source::Bytes(content.into()))
     }
 
+    fn noise(n: usize) -> Vec<u8> {
+        (0..n).map(|at| ((at * at) >> 7).to_le_bytes()[0]).collect()
+    }
+
     /// Files around the size of a block, and many small ones.
     fn changes() -> Vec<Change> {
-        let noise =
-            |n: usize| -> Vec<u8> { (0..n).map(|at| ((at * at) >> 7).to_le_bytes()[0]).collect() };
         let sizes = [
             0,
             1,
@@ -587,7 +307,7 @@ mod tests {
         let options = PackOptions {
             compression,
             threads,
-            clamp_mtime: None,
+            ..PackOptions::default()
         };
         let mut blob = Vec::new();
         (pack(changes(), &mut blob, &options, None).unwrap(), blob)
@@ -619,6 +339,89 @@ mod tests {
                 one.digest
             );
         }
+    }
+
+    #[test]
+    fn a_small_layer_is_made_without_threads() {
+        for compression in [Compression::None, Compression::default()] {
+            let options = PackOptions {
+                compression,
+                ..PackOptions::default()
+            };
+            let mut blob = Vec::new();
+            let small = vec![bytes("a", b"1"), bytes("b", b""), bytes("c", &[7; 70_000])];
+            let packed = pack(small, &mut blob, &options, None).unwrap();
+            assert_eq!(packed.digest, Digest::of(&blob));
+            let mut tar = Vec::new();
+            let mut decoder = crate::layer::Decoder::new(&blob[..], 1 << 20).unwrap();
+            decoder.read_to_end(&mut tar).unwrap();
+            assert_eq!(packed.diff_id, DiffId(Digest::of(&tar)));
+            assert_eq!(packed.unpacked_size_bytes, tar.len() as u64);
+            let sums: Vec<_> = packed.toc.entries().map(|e| e.kind).collect();
+            for (kind, content) in sums.iter().zip([&b"1"[..], b"", &[7; 70_000]]) {
+                let size_bytes = content.len() as u64;
+                let content = Some(Digest::of(content));
+                assert_eq!(
+                    *kind,
+                    Kind::File {
+                        size_bytes,
+                        content
+                    }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn packing_anew_makes_the_same_blob() {
+        let (_, tar) = packed(Compression::None, 1);
+        for compression in [Compression::default(), Compression::zstd(None).unwrap()] {
+            let (direct, blob) = packed(compression, 1);
+            let options = PackOptions {
+                compression,
+                ..PackOptions::default()
+            };
+            for clamp_mtime in [None, Some(100)] {
+                let options = PackOptions {
+                    clamp_mtime,
+                    ..options
+                };
+                let mut anew = Vec::new();
+                let repacked = crate::layer::repack(&tar[..], &mut anew, &options, u64::MAX);
+                assert_eq!(repacked.unwrap().digest, direct.digest);
+                assert!(anew == blob);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_do_not_depend_on_what_is_before_them() {
+        let gzip = Compression::default();
+        let options = PackOptions {
+            compression: gzip,
+            ..PackOptions::default()
+        };
+        let mut blob = tempfile::tempfile().unwrap();
+        let before = pack(changes(), &mut blob, &options, None).unwrap();
+        // A small file that comes first, and a byte more at the end of a large one.
+        let change = || {
+            let mut changes = changes();
+            changes.push(bytes("a-new-file", &[1; 5000]));
+            for change in &mut changes {
+                if change.entry.path == b"large-5000000" {
+                    *change = bytes("large-5000000", &[&noise(5_000_000)[..], b"x"].concat());
+                }
+            }
+            changes
+        };
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        let mut earlier = Earlier::default();
+        earlier.set_blocks(blob, before.blocks.clone());
+        let packed = pack_after(change(), &mut with, &options, None, earlier).unwrap();
+        pack(change(), &mut without, &options, None).unwrap();
+        assert!(with == without);
+        // Four whole blocks of the largest file, and the first of each that is as large as a block.
+        assert!(before.blocks.shared(&packed.blocks) >= 6);
     }
 
     #[test]

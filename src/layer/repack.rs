@@ -2,9 +2,10 @@
 
 use std::io::{BufReader, Read, Write};
 
-use super::pack::{Blocks, Stop, write};
+use super::blocks::{Blocks, Stop, write};
 use super::tar::{
-    Data, Member, TRAILER_BYTES, TarReader, WhiteoutNames, padding_bytes, write_header,
+    BLOCK, Data, Member, TRAILER_BYTES, TarReader, WhiteoutNames, field, number, padding_bytes,
+    write_header,
 };
 use super::{Decoder, Entry, Kind, LayerError, Meta, PackOptions};
 use crate::oci::{DiffId, Digest, MediaType};
@@ -57,11 +58,12 @@ pub fn repack(
 fn copy(mut tar: impl Read, blocks: &mut Blocks) -> Result<Vec<Entry>, Stop> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut offset_bytes = 0;
+    let mut scan = Scan::default();
     loop {
         match tar.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => {
-                blocks.write(&buffer[..count])?;
+                scan.write(&buffer[..count], blocks)?;
                 offset_bytes += count as u64;
             }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
@@ -74,8 +76,80 @@ fn copy(mut tar: impl Read, blocks: &mut Blocks) -> Result<Vec<Entry>, Stop> {
             }
         }
     }
-    blocks.send()?;
+    scan.end(blocks)?;
+    blocks.end()?;
     Ok(Vec::new())
+}
+
+/// Finds where entries and their contents begin, so that the blocks are those of [`super::pack()`]. What it takes wrong makes other
+/// blocks, and nothing worse.
+#[derive(Default)]
+struct Scan {
+    /// A header that has come in part.
+    header: Vec<u8>,
+    /// What is left until the next header.
+    left: u64,
+    /// Whether the header that comes next belongs to the entry before.
+    goes_on: bool,
+    /// Whether a block of zeros has come: what follows is no entry.
+    ended: bool,
+}
+
+impl Scan {
+    fn write(&mut self, mut bytes: &[u8], blocks: &mut Blocks) -> Result<(), Stop> {
+        while !bytes.is_empty() {
+            if self.ended {
+                return blocks.write(bytes);
+            }
+            if self.left > 0 {
+                let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+                let (now, rest) = bytes.split_at(most.min(bytes.len()));
+                blocks.write(now)?;
+                self.left -= now.len() as u64;
+                bytes = rest;
+                continue;
+            }
+            let missing = BLOCK - self.header.len();
+            let (now, rest) = bytes.split_at(missing.min(bytes.len()));
+            self.header.extend_from_slice(now);
+            bytes = rest;
+            if self.header.len() == BLOCK {
+                self.entry(blocks)?;
+                self.header.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, blocks: &mut Blocks) -> Result<(), Stop> {
+        let header = &self.header[..];
+        if header.iter().all(|byte| *byte == 0) {
+            self.ended = true;
+            return blocks.write(header);
+        }
+        if self.goes_on {
+            blocks.write(header)?;
+        } else {
+            blocks.header(header)?;
+        }
+        let kind = header[field::TYPE];
+        self.goes_on = matches!(kind, b'x' | b'g' | b'L' | b'K');
+        let size_bytes = match kind {
+            b'1'..=b'6' => 0,
+            _ => number::parse(&header[field::SIZE]).map_or(0, i64::unsigned_abs),
+        };
+        if !self.goes_on {
+            blocks.begin(size_bytes)?;
+        }
+        let padding = padding_bytes(size_bytes) as u64;
+        self.left = size_bytes.saturating_add(padding);
+        Ok(())
+    }
+
+    /// A header that is cut off.
+    fn end(&mut self, blocks: &mut Blocks) -> Result<(), Stop> {
+        blocks.write(&self.header)
+    }
 }
 
 fn clamp(tar: impl std::io::BufRead, latest: i64, blocks: &mut Blocks) -> Result<Vec<Entry>, Stop> {
@@ -104,10 +178,11 @@ fn clamp(tar: impl std::io::BufRead, latest: i64, blocks: &mut Blocks) -> Result
         entry.meta.mtime = entry.meta.mtime.min(latest);
         header.clear();
         write_header(&mut header, &entry)?;
-        blocks.write(&header)?;
+        blocks.header(&header)?;
         let Kind::File { size_bytes, .. } = entry.kind else {
             continue;
         };
+        blocks.begin(size_bytes)?;
         loop {
             match tar.data()? {
                 Data::Bytes(bytes) => {
@@ -130,6 +205,6 @@ fn clamp(tar: impl std::io::BufRead, latest: i64, blocks: &mut Blocks) -> Result
         blocks.write(&[0; 512][..padding_bytes(size_bytes)])?;
     }
     blocks.write(&[0; TRAILER_BYTES])?;
-    blocks.send()?;
+    blocks.end()?;
     Ok(Vec::new())
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, linkat};
 use serde::{Deserialize, Serialize};
 
-use super::compress::BLOCK_BYTES;
+use super::compress::{BLOCK_BYTES, COMPRESSORS};
 use super::entry::parent;
 use super::{Compression, Entry, Kind, Root, Toc};
 use crate::oci::{Digest, Hasher};
@@ -45,13 +45,20 @@ impl BlockTable {
             blocks,
         }
     }
+
+    /// How many blocks of the other table are in this one too.
+    #[cfg(test)]
+    pub(super) fn shared(&self, other: &BlockTable) -> usize {
+        let known: Vec<_> = self.blocks.iter().map(|b| b.identity).collect();
+        let blocks = other.blocks.iter();
+        blocks
+            .filter(|b| b.identity.is_some() && known.contains(&b.identity))
+            .count()
+    }
 }
 
 fn maker(compression: Compression) -> String {
-    format!(
-        "{compression:?} {BLOCK_BYTES} {}",
-        env!("CARGO_PKG_VERSION")
-    )
+    format!("{compression:?} {BLOCK_BYTES} {COMPRESSORS}")
 }
 
 /// An earlier layer.
@@ -108,12 +115,16 @@ impl EarlierBlocks {
         self.maker == maker(compression)
     }
 
-    /// The compressed bytes of a block; `None` if they are not there, or not whole.
-    pub(super) fn get(&self, identity: &Digest) -> Option<Vec<u8>> {
+    /// Puts the compressed bytes of a block into `out`, from its start, and says how many they are; `None` if they are not there,
+    /// or not whole.
+    pub(super) fn get(&self, identity: &Digest, out: &mut Vec<u8>) -> Option<usize> {
         let (at, size_bytes, crc32) = *self.by_identity.get(identity)?;
-        let mut bytes = vec![0; usize::try_from(size_bytes).ok()?];
-        self.blob.read_exact_at(&mut bytes, at).ok()?;
-        (libdeflater::crc32(&bytes) == crc32).then_some(bytes)
+        let size = usize::try_from(size_bytes).ok()?;
+        if out.len() < size {
+            out.resize(size, 0);
+        }
+        self.blob.read_exact_at(&mut out[..size], at).ok()?;
+        (libdeflater::crc32(&out[..size]) == crc32).then_some(size)
     }
 }
 
@@ -153,6 +164,25 @@ impl EarlierTree {
     }
 }
 
+/// What is known of a block before it is compressed.
+pub(super) enum Known {
+    /// Nothing, and nobody asks.
+    Nothing,
+    /// What it holds.
+    Identity(Digest),
+    /// Its bytes: they hold contents whose digests are not known yet.
+    Bytes,
+}
+
+/// The identity of a block by its bytes.
+pub(super) fn identity_of_bytes(block: &[u8]) -> Digest {
+    let mut hasher = Hasher::sha256();
+    // No stretch of headers is as long.
+    hasher.update(&(u64::MAX - 1).to_le_bytes());
+    hasher.update(block);
+    hasher.finish()
+}
+
 /// The identity of a block that is being filled.
 #[derive(Default)]
 pub(super) struct Identity {
@@ -182,10 +212,13 @@ impl Identity {
         hasher.update(&count.to_le_bytes());
     }
 
-    /// What was put in since the last call; `None` if it is not known what that was.
-    pub(super) fn take(&mut self) -> Option<Digest> {
+    /// What was put in since the last call.
+    pub(super) fn take(&mut self) -> Known {
         let Identity { hasher, unknown } = std::mem::take(self);
-        hasher.filter(|_| !unknown).map(Hasher::finish)
+        match hasher.filter(|_| !unknown) {
+            Some(hasher) => Known::Identity(hasher.finish()),
+            None => Known::Bytes,
+        }
     }
 }
 

@@ -109,6 +109,18 @@ impl MediaType {
     pub fn is_config(&self) -> bool {
         matches!(self, MediaType::OciConfig | MediaType::DockerConfig)
     }
+
+    /// Whether it is a layer that strata can unpack.
+    pub fn is_layer(&self) -> bool {
+        matches!(
+            self,
+            MediaType::OciLayer
+                | MediaType::OciLayerGzip
+                | MediaType::OciLayerZstd
+                | MediaType::DockerLayer
+                | MediaType::DockerLayerGzip
+        )
+    }
 }
 
 impl From<&str> for MediaType {

@@ -279,6 +279,18 @@ impl Remote {
         }
     }
 
+    fn download(&self, descriptor: &Descriptor) -> Result<Download, ImageError> {
+        let open = || {
+            Download::open(
+                &self.client,
+                &self.endpoint()?,
+                self.scope(false),
+                descriptor,
+            )
+        };
+        open().map_err(self.failed("read"))
+    }
+
     fn failed(&self, action: &'static str) -> impl Fn(RegistryError) -> ImageError {
         let what = self.reference.to_string();
         move |error| error.into_image(action, what.clone())
@@ -341,16 +353,12 @@ impl Source for Remote {
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {
-        let open = || {
-            Download::open(
-                &self.client,
-                &self.endpoint()?,
-                self.scope(false),
-                descriptor,
-            )
-        };
-        let download = open().map_err(self.failed("read"))?;
+        let download = self.download(descriptor)?;
         Ok(Box::new(VerifyReader::new(download, descriptor)))
+    }
+
+    fn unverified_blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {
+        Ok(Box::new(self.download(descriptor)?))
     }
 
     fn origin(&self) -> Option<&Reference> {

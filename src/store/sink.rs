@@ -13,6 +13,8 @@ use crate::oci::{Descriptor, Digest, Document, Reference};
 pub struct StoreSink {
     store: Store,
     names: Vec<Reference>,
+    /// Whether layers are unpacked while they come.
+    unpacks: bool,
     /// Where the image comes from, if that is a registry: later pushes there can mount its blobs.
     origin: Mutex<Option<String>>,
 }
@@ -32,6 +34,7 @@ impl Store {
         StoreSink {
             store: self.clone(),
             names,
+            unpacks: false,
             origin: Mutex::new(None),
         }
     }
@@ -66,6 +69,16 @@ fn repository(reference: &Reference) -> String {
     format!("{}/{}", reference.registry(), reference.repository())
 }
 
+impl StoreSink {
+    /// Unpacks layers while they come. A blob that is there already stays as it is.
+    pub fn unpacking(self) -> StoreSink {
+        StoreSink {
+            unpacks: true,
+            ..self
+        }
+    }
+}
+
 impl Sink for StoreSink {
     fn name(&self) -> String {
         match self.names.first() {
@@ -95,10 +108,17 @@ impl Sink for StoreSink {
         open: &(dyn Fn() -> Result<Box<dyn Read + Send>, ImageError> + Sync),
     ) -> Result<(), ImageError> {
         let stream = open()?;
-        self.store
-            .put_stream(descriptor, stream)
-            .map_err(medium("write", descriptor.digest))?;
+        let stored = if self.unpacks && descriptor.media_type.is_layer() {
+            self.store.put_layer(descriptor, stream)
+        } else {
+            self.store.put_stream(descriptor, stream)
+        };
+        stored.map_err(medium("write", descriptor.digest))?;
         Ok(())
+    }
+
+    fn verifies(&self) -> bool {
+        true
     }
 
     fn put_manifest(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), ImageError> {
@@ -180,6 +200,14 @@ impl Source for StoreSource {
             .open_blob(descriptor)
             .map_err(medium("read", descriptor.digest))?;
         Ok(Box::new(VerifyReader::new(file, descriptor)))
+    }
+
+    fn unverified_blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {
+        let file = self
+            .store
+            .open_blob(descriptor)
+            .map_err(medium("read", descriptor.digest))?;
+        Ok(Box::new(file))
     }
 
     fn origin(&self) -> Option<&Reference> {

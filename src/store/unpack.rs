@@ -1,5 +1,7 @@
 //! Layers from their blobs.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -7,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::error::DiffIdError;
 use super::remove::remove_tree;
-use super::{Layer, LayerId, Store, StoreError, locked};
-use crate::image::VerifyError;
+use super::{Blob, Layer, LayerId, Store, StoreError, locked};
+use crate::image::{VerifyError, VerifyReader};
 use crate::layer::{
     self, Below, Devices, Ownership, Root, Stack, Toc, TreeOptions, UnpackOptions, Unpacked,
     Whiteouts,
 };
-use crate::oci::{ChainId, Descriptor, DiffId};
+use crate::oci::{Algorithm, ChainId, Descriptor, DiffId};
 
 /// The most one layer may unpack to, holes of sparse files included: more than any real one, less than what a few kilobytes of
 /// a hostile one could ask for.
@@ -28,11 +30,63 @@ struct Counted<'a, R> {
     on_bytes: OnBytes<'a>,
 }
 
-impl<R: std::io::Read> std::io::Read for Counted<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         (self.on_bytes)(n as u64);
         Ok(n)
+    }
+}
+
+/// Whether the bytes that were unpacked are the described ones.
+fn verify(descriptor: &Descriptor, unpacked: &Unpacked) -> Result<(), StoreError> {
+    if unpacked.size_bytes != descriptor.size {
+        return Err(VerifyError::Size {
+            digest: descriptor.digest,
+            expected: descriptor.size,
+            actual: unpacked.size_bytes,
+        }
+        .into());
+    }
+    // A digest of another algorithm was verified when the blob was stored; the diffID holds in any case.
+    let comparable = unpacked.digest.algorithm() == descriptor.digest.algorithm();
+    if comparable && unpacked.digest != descriptor.digest {
+        return Err(VerifyError::Digest {
+            expected: descriptor.digest,
+            actual: unpacked.digest,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// A stream that is written to a file as it is read.
+struct Kept<'a, R> {
+    inner: R,
+    file: &'a File,
+    failed: Option<Side>,
+}
+
+/// What failed of a [`Kept`].
+enum Side {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+impl<R: Read> Read for Kept<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        // The error itself is for the caller of the unpacking; who reads is told no more than that there is one.
+        let mut failed = |side: fn(io::Error) -> Side, error: io::Error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failed = Some(side(error));
+            }
+            io::Error::from(kind)
+        };
+        let count = self.inner.read(buf).map_err(|e| failed(Side::Read, e))?;
+        let written = self.file.write_all(&buf[..count]);
+        written.map_err(|e| failed(Side::Write, e))?;
+        Ok(count)
     }
 }
 
@@ -116,6 +170,80 @@ impl Store {
             Alone::Done(layer) => Ok(layer),
             Alone::Leans => self.unpack_on(descriptor, diff_id, parent_chain, below, on_bytes),
         }
+    }
+
+    /// Stores the blob of a layer from a stream, and unpacks it while it comes. `Ok` means: the blob is there, every byte
+    /// verified, and the layer is unpacked unless it leans on those below it.
+    pub fn put_layer(
+        &self,
+        descriptor: &Descriptor,
+        stream: impl Read + Send,
+    ) -> Result<Blob, StoreError> {
+        if descriptor.digest.algorithm() != Algorithm::Sha256 {
+            return self.put_stream(descriptor, stream);
+        }
+        let ingest = self.ingest_prehashed()?;
+        let work = self.scratch()?;
+        let target = work.directory("layer")?;
+        let fs = target.join("fs");
+        let mut input = Kept {
+            // One byte more than expected shows that there is more, and no stream can fill the disk.
+            inner: stream.take(descriptor.size.saturating_add(1)),
+            file: ingest.file(),
+            failed: None,
+        };
+        let result = self.unpack_new(&fs, &mut input, None, descriptor);
+        let result = match (result, input.failed.take()) {
+            (_, Some(side)) => Err(self.side(side, descriptor)),
+            (Ok(unpacked), None) => verify(descriptor, &unpacked).map(|()| Some(unpacked)),
+            // It leans on those below it, or its bytes are wrong: the digest says which.
+            (Err(StoreError::Unpack { .. }), None) => {
+                self.keep_rest(&mut input, descriptor).map(|()| None)
+            }
+            (Err(error), None) => Err(error),
+        };
+        let result = result.and_then(|unpacked| {
+            let blob = ingest.commit_as(descriptor.digest, descriptor.size)?;
+            if let Some(unpacked) = unpacked {
+                let (diff_id, toc) = (unpacked.diff_id, Arc::new(unpacked.toc));
+                let _lock = self.layer_lock(&diff_id)?;
+                if toc.leans_on_lower() {
+                    self.publish(LayerId::Diff(diff_id), None, &toc)?;
+                } else {
+                    self.publish_as(LayerId::Diff(diff_id), &diff_id, &fs, toc)?;
+                }
+            }
+            Ok(blob)
+        });
+        remove_tree(&target)?;
+        result
+    }
+
+    fn side(&self, failed: Side, descriptor: &Descriptor) -> StoreError {
+        match failed {
+            Side::Read(error) => self.read_error(&descriptor.digest, error),
+            Side::Write(error) => {
+                StoreError::file("write", self.blob_path(&descriptor.digest))(error)
+            }
+        }
+    }
+
+    /// Writes the rest of a stream, and holds what the file has then against the descriptor.
+    fn keep_rest<R: Read>(
+        &self,
+        input: &mut Kept<'_, R>,
+        descriptor: &Descriptor,
+    ) -> Result<(), StoreError> {
+        let copied = io::copy(input, &mut io::sink());
+        if let Some(side) = input.failed.take() {
+            return Err(self.side(side, descriptor));
+        }
+        let failed = |error| self.read_error(&descriptor.digest, error);
+        copied.map_err(failed)?;
+        input.file.rewind().map_err(failed)?;
+        let mut whole = VerifyReader::new(input.file, descriptor);
+        io::copy(&mut whole, &mut io::sink()).map_err(failed)?;
+        Ok(())
     }
 
     fn unpack_alone(
@@ -205,6 +333,30 @@ impl Store {
         below: Option<Below<'_>>,
         on_bytes: OnBytes<'_>,
     ) -> Result<Unpacked, StoreError> {
+        let input = Counted {
+            inner: self.open_blob(descriptor)?,
+            on_bytes,
+        };
+        let unpacked = self.unpack_new(fs, input, below, descriptor)?;
+        verify(descriptor, &unpacked)?;
+        if unpacked.diff_id != *diff_id {
+            return Err(StoreError::DiffId(Box::new(DiffIdError {
+                digest: descriptor.digest,
+                expected: *diff_id,
+                actual: unpacked.diff_id,
+            })));
+        }
+        Ok(unpacked)
+    }
+
+    /// Unpacks what comes into the new directory `fs`.
+    fn unpack_new(
+        &self,
+        fs: &std::path::Path,
+        input: impl Read + Send,
+        below: Option<Below<'_>>,
+        descriptor: &Descriptor,
+    ) -> Result<Unpacked, StoreError> {
         std::fs::DirBuilder::new()
             .mode(0o755)
             .create(fs)
@@ -216,41 +368,13 @@ impl Store {
             limit_bytes: MAX_UNPACKED_BYTES,
             below,
         };
-        let input = Counted {
-            inner: self.open_blob(descriptor)?,
-            on_bytes,
-        };
         let unpacked =
             layer::unpack(input, &root, &options).map_err(|source| StoreError::Unpack {
                 digest: descriptor.digest,
                 source: Box::new(source),
             })?;
-        if unpacked.size_bytes != descriptor.size {
-            return Err(VerifyError::Size {
-                digest: descriptor.digest,
-                expected: descriptor.size,
-                actual: unpacked.size_bytes,
-            }
-            .into());
-        }
-        // A digest of another algorithm was verified when the blob was stored; the diffID holds in any case.
-        let comparable = unpacked.digest.algorithm() == descriptor.digest.algorithm();
-        if comparable && unpacked.digest != descriptor.digest {
-            return Err(VerifyError::Digest {
-                expected: descriptor.digest,
-                actual: unpacked.digest,
-            }
-            .into());
-        }
-        if unpacked.diff_id != *diff_id {
-            return Err(StoreError::DiffId(Box::new(DiffIdError {
-                digest: descriptor.digest,
-                expected: *diff_id,
-                actual: unpacked.diff_id,
-            })));
-        }
         for note in &unpacked.notes {
-            tracing::warn!(layer = %diff_id, "{note}");
+            tracing::warn!(layer = %unpacked.diff_id, "{note}");
         }
         Ok(unpacked)
     }
@@ -280,7 +404,6 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::path::Path;
     use std::sync::atomic::AtomicU64;
@@ -384,6 +507,75 @@ mod tests {
             }
         });
         assert_eq!(read.into_inner(), layer.0.size);
+    }
+
+    #[test]
+    fn layers_are_unpacked_while_they_come() {
+        let (_origin, origin) = store();
+        let plain = [Directory("etc", 0o711), File("etc/a", "a")];
+        let (plain, plain_id) = blob(&origin, &plain);
+        let (leans, leans_id) = blob(&origin, &[File("etc/b", "b"), HardLink("etc/c", "etc/a")]);
+        let bytes = |d: &Descriptor| std::fs::read(origin.blob_path(&d.digest)).unwrap();
+        let (_dir, store) = store();
+        for layer in [&plain, &leans] {
+            store.put_layer(layer, &bytes(layer)[..]).unwrap();
+            assert!(store.has_blob(layer));
+            assert_eq!(
+                std::fs::read(store.blob_path(&layer.digest)).unwrap(),
+                bytes(layer)
+            );
+        }
+        let there = |id| store.layer(&LayerId::Diff(id)).unwrap().is_some();
+        assert!(there(plain_id) && !there(leans_id));
+        // Nothing is read again but what leans.
+        let read = AtomicU64::new(0);
+        let count = |n| {
+            read.fetch_add(n, Ordering::Relaxed);
+        };
+        let image = [(plain.clone(), plain_id), (leans.clone(), leans_id)];
+        let layers = store.unpack_image(&image, &count).unwrap();
+        assert!(layers[1].fs().join("etc/c").exists());
+        assert!(read.into_inner() >= leans.size);
+        // Twice is once.
+        store.put_layer(&plain, &bytes(&plain)[..]).unwrap();
+        assert_eq!(store.check(CheckDepth::Full).unwrap().findings, []);
+    }
+
+    #[test]
+    fn wrong_layers_leave_nothing() {
+        struct Broken(usize);
+        impl Read for Broken {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                if self.0 == 0 {
+                    return Err(io::Error::other("the line is dead"));
+                }
+                let count = self.0.min(buf.len());
+                self.0 -= count;
+                buf[..count].fill(0);
+                Ok(count)
+            }
+        }
+        let (_dir, store) = store();
+        let files = [Directory("d", 0o755), File("d/f", "content")];
+        let (right, id) = blob(&store, &files);
+        let bytes = std::fs::read(store.blob_path(&right.digest)).unwrap();
+        std::fs::remove_file(store.blob_path(&right.digest)).unwrap();
+        let mut flipped = bytes.clone();
+        flipped[520] ^= 1;
+        let longer = [&bytes[..], b"x"].concat();
+        let garbage = vec![b'x'; bytes.len()];
+        for wrong in [&flipped[..], &longer, &bytes[..700], &garbage, b""] {
+            let error = store.put_layer(&right, wrong).unwrap_err();
+            assert!(matches!(error, StoreError::Verify(_)), "{error:?}");
+        }
+        let error = store.put_layer(&right, Broken(1000)).unwrap_err();
+        let text = crate::image::testing::chain(&error);
+        assert!(text.contains("the line is dead"), "{text}");
+        assert!(!store.has_blob(&right));
+        assert!(store.layer(&LayerId::Diff(id)).unwrap().is_none());
+        let scratch = store.scratch().unwrap();
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+        assert_eq!(store.check(CheckDepth::Full).unwrap().findings, []);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ustar and pax are POSIX.1-2024 "pax Interchange Format"; the long names, base-256 numbers and sparse files of GNU are read
 //! and never written. Whiteouts follow image-spec layer.md.
 
-mod number;
+pub(super) mod number;
 mod read;
 mod sparse;
 mod write;
@@ -18,7 +18,7 @@ pub(crate) const BLOCK: usize = 512;
 const WHITEOUT: &[u8] = b".wh.";
 
 /// The name of an opaque OCI whiteout.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// The prefix of names that AUFS used for itself; all but [`OPAQUE`] mean nothing.
 const AUFS: &[u8] = b".wh..wh.";
@@ -27,17 +27,17 @@ const AUFS: &[u8] = b".wh..wh.";
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
 /// Where a header's fields are.
-mod field {
+pub(super) mod field {
     use std::ops::Range;
 
-    pub(super) const NAME: Range<usize> = 0..100;
+    pub(in crate::layer) const NAME: Range<usize> = 0..100;
     pub(super) const MODE: Range<usize> = 100..108;
     pub(super) const UID: Range<usize> = 108..116;
     pub(super) const GID: Range<usize> = 116..124;
-    pub(super) const SIZE: Range<usize> = 124..136;
+    pub(in crate::layer) const SIZE: Range<usize> = 124..136;
     pub(super) const MTIME: Range<usize> = 136..148;
     pub(super) const CHECKSUM: Range<usize> = 148..156;
-    pub(super) const TYPE: usize = 156;
+    pub(in crate::layer) const TYPE: usize = 156;
     pub(super) const LINK: Range<usize> = 157..257;
     pub(super) const MAGIC: Range<usize> = 257..263;
     pub(super) const VERSION: Range<usize> = 263..265;

@@ -2,7 +2,7 @@
 
 /// A header's number: octal between blanks and NULs, or big-endian two's complement where the first bit is set. `None`: it is
 /// neither, or does not fit.
-pub(super) fn parse(field: &[u8]) -> Option<i64> {
+pub(in crate::layer) fn parse(field: &[u8]) -> Option<i64> {
     let first = *field.first()?;
     if first & 0x80 != 0 {
         return parse_binary(field);

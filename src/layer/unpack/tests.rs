@@ -625,7 +625,7 @@ proptest! {
     #[test]
     fn unpack_of_pack_is_the_tree(tree in any_tree(), which in 0usize..3) {
         let compression = [Compression::None, Compression::default(), Compression::zstd(None).unwrap()][which];
-        let pack_options = PackOptions { compression, threads: 2, clamp_mtime: None };
+        let pack_options = PackOptions { compression, threads: 2, ..PackOptions::default() };
         let (one, two) = (World::new(), World::new());
         let place = Materialise { root: two.root.clone(), tree: options(Whiteouts::OverlayTrusted).tree };
         let mut blob = Vec::new();

@@ -1,0 +1,532 @@
+//! A tar cut into blocks, and what makes a blob of them.
+//!
+//! ```text
+//! Blocks ─┬► diffID
+//!         ├► digests of contents
+//!         └► compress (several threads) ─► in order: digest, write
+//! ```
+//!
+//! Each column is a thread. They start with the second block: a layer of less is done where it was made, since the threads
+//! would cost more than their work. Blocks are shared and not copied; a fixed number of them bounds the memory.
+//!
+//! Where a block ends depends on the tar alone, and as little as can be on what came before: a large file begins one, and
+//! among small files the name of an entry decides. So what has not changed since an earlier layer comes in the same blocks, and
+//! [`super::reuse`] has them compressed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Scope, ScopedJoinHandle};
+
+use super::compress::{BLOCK_BYTES, Encoder};
+use super::pipe::{Buffer, Piece, Pool, hash_contents, hash_stream};
+use super::reuse::{Block, EarlierBlocks, Identity, Known, identity_of_bytes};
+use super::tar::{OPAQUE, field};
+use super::unpack::join;
+use super::{Entry, LayerError, PackOptions};
+use crate::oci::{DiffId, Digest, Hasher};
+
+/// Blocks beside those that the compressors hold: one is filled, one is hashed twice, one is written, two wait.
+const SPARE_BLOCKS: usize = 5;
+
+/// From here on the name of an entry may end a block: less would compress badly. Another value gives other blobs.
+const LEAST_BYTES: usize = BLOCK_BYTES / 2;
+
+/// One name in so many ends a block. Another value gives other blobs.
+const CUT_BY: u32 = 16;
+
+/// A blob that was made of blocks.
+pub(super) struct Written {
+    pub(super) diff_id: DiffId,
+    pub(super) digest: Digest,
+    pub(super) size_bytes: u64,
+    pub(super) unpacked_size_bytes: u64,
+    pub(super) entries: Vec<Entry>,
+    pub(super) contents: Vec<Digest>,
+    pub(super) blocks: Vec<Block>,
+}
+
+/// Why packing stopped early.
+pub(super) enum Stop {
+    Failed(Box<LayerError>),
+    /// The writer has failed and knows why.
+    NobodyReads,
+}
+
+impl From<LayerError> for Stop {
+    fn from(error: LayerError) -> Stop {
+        Stop::Failed(Box::new(error))
+    }
+}
+
+/// Makes a blob of the blocks that `produce` fills.
+pub(super) fn write(
+    blob: impl Write + Send,
+    options: &PackOptions,
+    earlier: Option<&EarlierBlocks>,
+    produce: impl FnOnce(&mut Blocks) -> Result<Vec<Entry>, Stop>,
+) -> Result<Written, LayerError> {
+    let threads = match options.threads {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let outs = Outs::default();
+    thread::scope(|scope| {
+        let (blob, line) = (RefCell::new(Some(blob)), Cell::new(None));
+        let start = || {
+            let mut coders = Vec::new();
+            for _ in 0..threads {
+                let encoder = Encoder::new(options.compression)?;
+                let outs = &outs;
+                coders.extend(encoder.map(|encoder| Coder {
+                    encoder,
+                    earlier,
+                    outs,
+                }));
+            }
+            let blob = blob.take().expect("threads start once");
+            let (pipe, threads) = start(scope, coders, blob, &outs);
+            line.set(Some(threads));
+            Ok(pipe)
+        };
+        let pool = Pool::new(threads + SPARE_BLOCKS, BLOCK_BYTES);
+        let mut blocks = Blocks {
+            current: pool.take(),
+            pool,
+            parts: Vec::new(),
+            number: 0,
+            identity: None,
+            pipe: None,
+            start: &start,
+        };
+        let packed = produce(&mut blocks);
+        let Blocks {
+            current,
+            parts,
+            identity,
+            pipe,
+            ..
+        } = blocks;
+        // All that the threads wait for ends here.
+        drop(pipe);
+        match (line.take(), blob.take()) {
+            (Some(line), _) => line.end(packed),
+            (None, Some(blob)) => {
+                let known = identity.map_or(Known::Nothing, |mut identity| identity.take());
+                alone((current, parts, known), blob, options, &outs, packed)
+            }
+            (None, None) => Err(LayerError::Output(io::ErrorKind::BrokenPipe.into())),
+        }
+    })
+}
+
+/// Makes a blob of one block.
+fn alone(
+    (block, parts, known): (Buffer, Vec<(Range<usize>, bool)>, Known),
+    mut blob: impl Write,
+    options: &PackOptions,
+    outs: &Outs,
+    packed: Result<Vec<Entry>, Stop>,
+) -> Result<Written, LayerError> {
+    let entries = match packed {
+        Ok(entries) => entries,
+        Err(Stop::Failed(e)) => return Err(*e),
+        Err(Stop::NobodyReads) => {
+            return Err(LayerError::Output(io::ErrorKind::BrokenPipe.into()));
+        }
+    };
+    let block = Arc::new(block);
+    let (sender, contents) = channel();
+    // Its other end is there.
+    let _sent = sender.send(Piece::Parts(Arc::clone(&block), parts));
+    drop(sender);
+    let contents = hash_contents(&contents);
+    let diff_id = Digest::of(&block);
+    let unpacked_size_bytes = block.len() as u64;
+    let encoder = Encoder::new(options.compression).map_err(LayerError::Output)?;
+    let hash = encoder.is_some();
+    // Looking for so little would take longer than making it.
+    let coder = encoder.map(|encoder| Coder {
+        encoder,
+        earlier: None,
+        outs,
+    });
+    let (sender, done) = channel();
+    let coded = coder
+        .map(|mut coder| coder.encode(&block, known))
+        .transpose();
+    if !block.is_empty() {
+        let _sent = sender.send(Done {
+            number: 0,
+            coded,
+            block,
+        });
+    }
+    drop(sender);
+    let blob = write_blob(&mut blob, &done, hash, outs).map_err(LayerError::Output)?;
+    Ok(Written {
+        diff_id: DiffId(diff_id),
+        digest: blob.digest.unwrap_or(diff_id),
+        size_bytes: blob.size_bytes,
+        unpacked_size_bytes,
+        entries,
+        contents,
+        blocks: blob.blocks,
+    })
+}
+
+/// The threads.
+struct Line<'scope> {
+    diff: ScopedJoinHandle<'scope, (Digest, u64)>,
+    contents: ScopedJoinHandle<'scope, Vec<Digest>>,
+    writer: ScopedJoinHandle<'scope, io::Result<Blob>>,
+}
+
+/// Where full blocks go.
+struct Pipe {
+    diff: Sender<Arc<Buffer>>,
+    contents: Sender<Piece>,
+    out: Out,
+}
+
+enum Out {
+    Plain(Sender<Done>),
+    Compressed(SyncSender<Filled>),
+}
+
+/// A block to be compressed: its number, its bytes, and what is known of them.
+type Filled = (u64, Arc<Buffer>, Known);
+
+/// A block as it is to be written: compressed, or as it is. The buffer is held until then, so that the pool bounds both.
+struct Done {
+    number: u64,
+    coded: io::Result<Option<Coded>>,
+    block: Arc<Buffer>,
+}
+
+fn start<'scope, 'env: 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
+    coders: Vec<Coder<'env>>,
+    blob: impl Write + Send + 'scope,
+    outs: &'env Outs,
+) -> (Pipe, Line<'scope>) {
+    let (diff, diff_in) = channel();
+    let (contents, piece_in) = channel();
+    let (done_out, done_in) = channel();
+    let hash = !coders.is_empty();
+    let out = if hash {
+        let (work_out, work_in) = sync_channel::<Filled>(coders.len() + SPARE_BLOCKS);
+        // Each worker owns a share, so that the queue is gone when the last of them is.
+        let work_in = Arc::new(Mutex::new(work_in));
+        for coder in coders {
+            let (work_in, done_out) = (Arc::clone(&work_in), done_out.clone());
+            scope.spawn(move || compress(coder, &work_in, &done_out));
+        }
+        // The writer waits for the last of those who could send.
+        drop(done_out);
+        Out::Compressed(work_out)
+    } else {
+        Out::Plain(done_out)
+    };
+    let line = Line {
+        diff: scope.spawn(move || hash_stream(&diff_in)),
+        contents: scope.spawn(move || hash_contents(&piece_in)),
+        writer: scope.spawn(move || write_blob(blob, &done_in, hash, outs)),
+    };
+    let pipe = Pipe {
+        diff,
+        contents,
+        out,
+    };
+    (pipe, line)
+}
+
+impl Line<'_> {
+    fn end(self, packed: Result<Vec<Entry>, Stop>) -> Result<Written, LayerError> {
+        let written = join(self.writer);
+        let (diff_id, unpacked_size_bytes) = join(self.diff);
+        let contents = join(self.contents);
+        let entries = match packed {
+            Ok(entries) => entries,
+            Err(Stop::Failed(e)) => return Err(*e),
+            Err(Stop::NobodyReads) => {
+                let why = written.err();
+                let why = why.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+                return Err(LayerError::Output(why));
+            }
+        };
+        let blob = written.map_err(LayerError::Output)?;
+        Ok(Written {
+            diff_id: DiffId(diff_id),
+            digest: blob.digest.unwrap_or(diff_id),
+            size_bytes: blob.size_bytes,
+            unpacked_size_bytes,
+            entries,
+            contents,
+            blocks: blob.blocks,
+        })
+    }
+}
+
+/// Cuts the tar into blocks and hands them on.
+pub(super) struct Blocks<'a> {
+    pool: Arc<Pool>,
+    current: Buffer,
+    /// What of the current block is content of files.
+    parts: Vec<(Range<usize>, bool)>,
+    number: u64,
+    /// What the current block is; `None` where nobody asks.
+    identity: Option<Identity>,
+    pipe: Option<Pipe>,
+    start: &'a dyn Fn() -> io::Result<Pipe>,
+}
+
+impl Blocks<'_> {
+    /// Tells the blocks by what they hold from here on.
+    pub(super) fn identify(&mut self) {
+        self.identity = Some(Identity::default());
+    }
+
+    /// An entry begins with these headers.
+    pub(super) fn header(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        if self.current.len() >= LEAST_BYTES && cuts(bytes) {
+            self.send()?;
+        }
+        self.write(bytes)
+    }
+
+    /// A content of so many bytes begins.
+    pub(super) fn begin(&mut self, size_bytes: u64) -> Result<(), Stop> {
+        if size_bytes >= BLOCK_BYTES as u64 {
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
+        while !bytes.is_empty() {
+            let spare = self.spare()?;
+            let count = spare.len().min(bytes.len());
+            spare[..count].copy_from_slice(&bytes[..count]);
+            self.current.advance(count);
+            if let Some(identity) = &mut self.identity {
+                identity.bytes(&bytes[..count]);
+            }
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Room in the current block, never none.
+    pub(super) fn spare(&mut self) -> Result<&mut [u8], Stop> {
+        if self.current.is_full() {
+            self.send()?;
+        }
+        Ok(self.current.spare())
+    }
+
+    /// Says that [`Blocks::spare`] begins with `count` bytes from `offset` on of a content now (`None`: nobody knows which), and
+    /// whether it ends with them.
+    pub(super) fn filled(
+        &mut self,
+        content: Option<&Digest>,
+        offset: u64,
+        count: usize,
+        last: bool,
+    ) {
+        if let Some(identity) = &mut self.identity {
+            identity.content(content, offset, count as u64);
+        }
+        let start = self.current.len();
+        self.current.advance(count);
+        self.parts.push((start..start + count, last));
+    }
+
+    /// Says that all was given.
+    pub(super) fn end(&mut self) -> Result<(), Stop> {
+        match self.pipe {
+            Some(_) => self.send(),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&mut self) -> Result<(), Stop> {
+        if self.current.is_empty() {
+            return Ok(());
+        }
+        let pipe = match &mut self.pipe {
+            Some(pipe) => pipe,
+            none => none.insert((self.start)().map_err(LayerError::Output)?),
+        };
+        let parts = std::mem::take(&mut self.parts);
+        let identity = self.identity.as_mut().map(Identity::take);
+        let known = identity.unwrap_or(Known::Nothing);
+        let next = self.pool.take();
+        let block = Arc::new(std::mem::replace(&mut self.current, next));
+        let number = self.number;
+        self.number += 1;
+        let gone = |_| Stop::NobodyReads;
+        if !parts.is_empty() {
+            let piece = Piece::Parts(Arc::clone(&block), parts);
+            pipe.contents.send(piece).map_err(|_| Stop::NobodyReads)?;
+        }
+        pipe.diff.send(Arc::clone(&block)).map_err(gone)?;
+        let coded = Ok(None);
+        let sent = match &pipe.out {
+            Out::Plain(out) => {
+                let done = Done {
+                    number,
+                    coded,
+                    block,
+                };
+                out.send(done).is_ok()
+            }
+            Out::Compressed(out) => out.send((number, block, known)).is_ok(),
+        };
+        if sent { Ok(()) } else { Err(Stop::NobodyReads) }
+    }
+}
+
+/// Whether an entry with these headers begins a block, if it is time for one: by its name, whatever is before it.
+fn cuts(header: &[u8]) -> bool {
+    // FNV-1a over the field of the name: any even spread will do.
+    let name = header.get(field::NAME).unwrap_or_default();
+    let name = &name[..memchr::memchr(0, name).unwrap_or(name.len())];
+    // It belongs to the header of its directory, where that has one.
+    if name.is_empty() || name.ends_with(OPAQUE) {
+        return false;
+    }
+    let hash = name.iter().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
+    (hash >> 16).is_multiple_of(CUT_BY)
+}
+
+/// Buffers of compressed bytes that were written, for the next ones.
+#[derive(Default)]
+struct Outs(Mutex<Vec<Vec<u8>>>);
+
+impl Outs {
+    fn take(&self) -> Vec<u8> {
+        let mut outs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        outs.pop().unwrap_or_default()
+    }
+
+    fn put(&self, out: Vec<u8>) {
+        let mut outs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        outs.push(out);
+    }
+}
+
+/// A compressed block: the first bytes of a buffer.
+struct Coded {
+    bytes: Vec<u8>,
+    size: usize,
+    identity: Option<Digest>,
+}
+
+/// Compresses blocks, or takes them from an earlier blob.
+struct Coder<'a> {
+    encoder: Encoder,
+    earlier: Option<&'a EarlierBlocks>,
+    outs: &'a Outs,
+}
+
+impl Coder<'_> {
+    fn encode(&mut self, block: &[u8], known: Known) -> io::Result<Coded> {
+        let mut bytes = self.outs.take();
+        let identity = match known {
+            Known::Nothing => None,
+            Known::Identity(identity) => Some(identity),
+            Known::Bytes => Some(identity_of_bytes(block)),
+        };
+        let earlier = self.earlier.zip(identity.as_ref());
+        let found = earlier.and_then(|(earlier, identity)| earlier.get(identity, &mut bytes));
+        let size = match found {
+            Some(size) => size,
+            None => self.encoder.encode(block, &mut bytes)?,
+        };
+        Ok(Coded {
+            bytes,
+            size,
+            identity,
+        })
+    }
+}
+
+/// A worker: compresses blocks until there are no more, or nobody wants them.
+fn compress(mut coder: Coder<'_>, work: &Mutex<Receiver<Filled>>, done: &Sender<Done>) {
+    loop {
+        let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((number, block, known)) = next else {
+            return;
+        };
+        let coded = coder.encode(&block, known).map(Some);
+        let sent = done.send(Done {
+            number,
+            coded,
+            block,
+        });
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// What the writer knows of a blob.
+struct Blob {
+    digest: Option<Digest>,
+    size_bytes: u64,
+    blocks: Vec<Block>,
+}
+
+/// Writes blocks in their order, and hashes the blob if asked to.
+fn write_blob(
+    mut out: impl Write,
+    done: &Receiver<Done>,
+    hash: bool,
+    outs: &Outs,
+) -> io::Result<Blob> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    let mut size_bytes = 0;
+    let mut hasher = hash.then(Hasher::sha256);
+    let mut blocks = Vec::new();
+    for Done {
+        number,
+        coded,
+        block,
+    } in done
+    {
+        waiting.insert(number, (coded?, block));
+        while let Some((coded, block)) = waiting.remove(&next) {
+            let bytes = match &coded {
+                Some(coded) => &coded.bytes[..coded.size],
+                None => &block[..],
+            };
+            out.write_all(bytes)?;
+            if let Some(hasher) = &mut hasher {
+                hasher.update(bytes);
+            }
+            size_bytes += bytes.len() as u64;
+            next += 1;
+            if let Some(coded) = coded {
+                blocks.push(Block {
+                    identity: coded.identity,
+                    size_bytes: u32::try_from(coded.size).map_err(io::Error::other)?,
+                    crc32: libdeflater::crc32(&coded.bytes[..coded.size]),
+                });
+                outs.put(coded.bytes);
+            }
+        }
+    }
+    out.flush()?;
+    Ok(Blob {
+        digest: hasher.map(Hasher::finish),
+        size_bytes,
+        blocks,
+    })
+}
