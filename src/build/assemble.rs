@@ -183,6 +183,7 @@ impl Engine<'_> {
         let manifest = self
             .store
             .put_bytes(manifest_type, &to_pretty_json(&manifest))?;
+        self.keep_lineage(output, &manifest.digest)?;
         let platform = config.platform();
         Ok((
             BuiltImage {

@@ -232,6 +232,7 @@ impl Engine<'_> {
             linked,
             step,
             place,
+            copied_to,
             lock,
             last,
         } = record;
@@ -252,6 +253,7 @@ impl Engine<'_> {
             inputs: labels,
             step,
             place: Some(place),
+            copied_to,
         })?;
         drop(lock);
         Ok(Committed {
@@ -302,6 +304,7 @@ pub(super) struct PendingRecord {
     pub(super) linked: bool,
     pub(super) step: String,
     pub(super) place: Place,
+    pub(super) copied_to: Vec<crate::store::PathBytes>,
     pub(super) lock: Option<KeyLock>,
     /// What tells the step from others whatever it reads, if the result may be made from its last one.
     pub(super) last: Option<Digest>,

@@ -106,14 +106,15 @@ impl Manner {
     }
 }
 
-/// Writes one source to `destination` (absolute; a slash at its end says a directory).
+/// Writes one source to `destination` (absolute; a slash at its end says a directory). Says where it is now: the file, or the
+/// directory whose members its members are.
 pub(super) fn write(
     draft: &mut Draft<'_>,
     tree: &Tree,
     item: &Item,
     destination: &[u8],
     manner: &Manner,
-) -> Result<(), BuildError> {
+) -> Result<Vec<u8>, BuildError> {
     let (uid, gid) = manner.owner_of_made();
     make_destination(draft, destination, manner)?;
     let mut target = draft.resolve(destination)?;
@@ -134,7 +135,7 @@ pub(super) fn write(
                 content: Some(*digest),
             };
             let mut entry = Entry {
-                path: target,
+                path: target.clone(),
                 meta: meta.clone(),
                 kind,
             };
@@ -147,7 +148,7 @@ pub(super) fn write(
                 entry,
                 source: source.clone(),
             });
-            Ok(())
+            Ok(target)
         }
         Content::Files(files) => {
             if source_is_dir {
@@ -161,7 +162,8 @@ pub(super) fn write(
             } else if let Some(above) = parent(&target) {
                 draft.make_dirs(above, manner.directory_mode(), uid, gid)?;
             }
-            write_files(draft, tree, files, &target, manner)
+            write_files(draft, tree, files, &target, manner)?;
+            Ok(target)
         }
     }
 }
@@ -282,13 +284,13 @@ fn check_replaceable(draft: &Draft<'_>, entry: &Entry) -> Result<(), CopyError> 
 }
 
 /// Unpacks an archive, whose entries are `tree`, into `destination` as tar does: its owners, modes and times count, and a
-/// path of the archive replaces what is there unless both are directories.
+/// path of the archive replaces what is there unless both are directories. Says into which directory.
 pub(super) fn write_archive(
     draft: &mut Draft<'_>,
     tree: &Tree,
     destination: &[u8],
     manner: &Manner,
-) -> Result<(), BuildError> {
+) -> Result<Vec<u8>, BuildError> {
     // An archive brings its own modes: `--chmod` is for what is copied.
     let manner = Manner {
         owner: manner.owner,
@@ -336,7 +338,7 @@ pub(super) fn write_archive(
         }
         draft.put(Change { entry, source });
     }
-    Ok(())
+    Ok(target)
 }
 
 /// What is at `path` and all in it, with the directories that lead there, as a layer of their own.

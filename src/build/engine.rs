@@ -20,6 +20,7 @@ use super::event::{EventKind, Events, StepId};
 use super::explain::{History, Missed, place, step_text};
 use super::failed::Failure;
 use super::key::Key;
+use super::lineage::Taken;
 use super::pull::Pulls;
 use super::snapshot::{Committed, Snapshot};
 use super::transfer::{Part, Prepared};
@@ -54,6 +55,8 @@ pub(super) struct Engine<'a> {
     /// Vertices whose layer's files somebody will read.
     pub(super) needs_files: BTreeSet<VertexId>,
     pub(super) history: History,
+    /// What COPY and ADD took.
+    pub(super) taken: Taken,
 }
 
 /// What a vertex came to.
@@ -166,6 +169,7 @@ impl<'a> Engine<'a> {
             failed,
             needs_files,
             history: History::default(),
+            taken: Taken::default(),
         })
     }
 
@@ -357,7 +361,7 @@ impl<'a> Engine<'a> {
         let ran = base.as_ref().filter(|_| linked).and_then(|b| b.ran);
         let mut lock = None;
         if !vertex.no_cache {
-            if let Some(hit) = self.hit(&key, &below, linked)? {
+            if let Some(hit) = self.hit(id, &key, &below, linked, &step)? {
                 return Ok((
                     Outcome {
                         layers: push(&below, hit),
@@ -369,7 +373,7 @@ impl<'a> Engine<'a> {
             }
             lock = Some(self.store.cache_lock(&key, self.cancel)?);
             // Whoever held the lock may have done the work.
-            if let Some(hit) = self.hit(&key, &below, linked)? {
+            if let Some(hit) = self.hit(id, &key, &below, linked, &step)? {
                 return Ok((
                     Outcome {
                         layers: push(&below, hit),
@@ -393,12 +397,17 @@ impl<'a> Engine<'a> {
             Step::Copy(..) | Step::Run(..) if !vertex.no_cache => Some(self.last_key(vertex)),
             _ => None,
         };
+        let mut copied_to = Vec::new();
         let made = match step {
             Step::Run(run, parts) => {
                 drop(parts);
                 self.run(id, run, &below, inputs, log_tail)?
             }
-            Step::Copy(copy, prepared) => Made::Changes(self.copy(copy, &below, prepared, inputs)?),
+            Step::Copy(copy, prepared) => {
+                let (changes, to) = self.copy(id, copy, &below, prepared, inputs)?;
+                copied_to = to;
+                Made::Changes(changes)
+            }
             Step::Workdir(workdir) => Made::Changes(self.workdir(workdir, &below)?),
         };
         let record = PendingRecord {
@@ -407,6 +416,7 @@ impl<'a> Engine<'a> {
             linked,
             step: step_text(vertex),
             place: place(self.request.graph, id, self.request.build),
+            copied_to,
             lock,
             last,
         };
@@ -435,9 +445,11 @@ impl<'a> Engine<'a> {
     // An earlier result, if it lies on the same layers and its blob is still there.
     fn hit(
         &self,
+        id: VertexId,
         key: &Digest,
         below: &Layers,
         linked: bool,
+        step: &Step<'_>,
     ) -> Result<Option<Arc<Snapshot>>, BuildError> {
         let Some(record) = self.store.cache_get(key)? else {
             return Ok(None);
@@ -448,6 +460,9 @@ impl<'a> Engine<'a> {
         let below = chain(below)?;
         if !linked && record.below != below {
             return Ok(None);
+        }
+        if let Step::Copy(op, prepared) = step {
+            self.found(id, op, prepared, record.copied_to);
         }
         let diff_id = record.diff_id;
         let chain = below.map_or(ChainId(diff_id.0), |b| b.push(diff_id));

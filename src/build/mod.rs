@@ -37,6 +37,7 @@ mod fetch;
 mod folder;
 pub mod git;
 mod key;
+mod lineage;
 mod listing;
 mod log;
 mod mode;
@@ -95,6 +96,8 @@ pub struct Request<'a> {
     pub http: ureq::Agent,
     /// What the result looks like.
     pub image: ImageOptions,
+    /// How reports call the Dockerfile.
+    pub dockerfile: String,
     /// Which Dockerfile and context this is, among all that the store's records are of: a digest of what they are called.
     /// Explanations look there first.
     pub build: Digest,

@@ -17,6 +17,8 @@ use super::tree::Tree;
 pub(super) struct Item {
     /// What it is called inside a destination directory.
     pub(super) name: Vec<u8>,
+    /// Its path in the origin.
+    pub(super) from: Vec<u8>,
     /// What it holds.
     pub(super) content: Content,
 }
@@ -56,6 +58,7 @@ pub(super) fn select(
             };
             Ok(vec![Item {
                 name: name.clone().into_bytes(),
+                from: name.clone().into_bytes(),
                 content,
             }])
         }
@@ -78,6 +81,7 @@ pub(super) fn select(
                     // found.
                     items.push(Item {
                         name,
+                        from: at,
                         content: Content::Files(vec![(Vec::new(), top)]),
                     });
                     continue;
@@ -90,6 +94,7 @@ pub(super) fn select(
                 );
                 items.push(Item {
                     name,
+                    from: at,
                     content: Content::Files(files),
                 });
             }
@@ -111,6 +116,7 @@ pub(super) fn select_all(tree: &Tree, op: &CopyOp) -> Result<Item, BuildError> {
     );
     Ok(Item {
         name: Vec::new(),
+        from: Vec::new(),
         content: Content::Files(files),
     })
 }
@@ -167,6 +173,7 @@ fn select_parents(path: &str, op: &CopyOp, tree: &Tree) -> Result<Vec<Item>, Bui
         }
         items.push(Item {
             name: Vec::new(),
+            from: at,
             content: Content::Files(files),
         });
     }

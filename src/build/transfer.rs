@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::layer::{Change, Kind, Source, Stack, Toc};
 use crate::plan::graph::{CopyOp, CopySource, Origin, VertexId, WorkdirOp};
 use crate::plan::redacted;
+use crate::store::PathBytes;
 
 use super::copy::{self, Manner, first_name};
 use super::draft::Draft;
@@ -37,6 +38,7 @@ impl Part {
     pub(super) fn seen(tree: Arc<Tree>, files: Vec<(Vec<u8>, crate::layer::Found)>) -> Part {
         let item = Item {
             name: Vec::new(),
+            from: Vec::new(),
             content: Content::Files(files),
         };
         Part {
@@ -256,6 +258,7 @@ impl Engine<'_> {
             source,
         };
         let items = vec![Item {
+            from: fetched.name.clone().into_bytes(),
             name: fetched.name.into_bytes(),
             content,
         }];
@@ -303,11 +306,19 @@ impl Engine<'_> {
     /// Makes the layer of a COPY or an ADD.
     pub(super) fn copy(
         &self,
+        id: VertexId,
         op: &CopyOp,
         below: &Layers,
         prepared: Prepared,
         inputs: &BTreeMap<VertexId, Outcome>,
-    ) -> Result<Vec<Change>, BuildError> {
+    ) -> Result<(Vec<Change>, Vec<PathBytes>), BuildError> {
+        let mut copied = self.sources(op, &prepared);
+        let mut places = copied.iter_mut();
+        let mut put = |to: Vec<u8>| {
+            if let Some(copied) = places.next() {
+                copied.to = PathBytes(to);
+            }
+        };
         let stack = if op.link {
             Stack::new(Vec::new())
         } else {
@@ -348,13 +359,16 @@ impl Engine<'_> {
                 if unpack == Unpack::IfArchive
                     && let Some(archive) = self.unpacked(&tree, item)?
                 {
-                    copy::write_archive(&mut draft, &archive, destination, &manner)?;
+                    let to = copy::write_archive(&mut draft, &archive, destination, &manner)?;
+                    put(to);
                     continue;
                 }
-                copy::write(&mut draft, &tree, item, destination, &manner)?;
+                put(copy::write(&mut draft, &tree, item, destination, &manner)?);
             }
         }
-        Ok(draft.finish())
+        let to = copied.iter().map(|c| c.to.clone()).collect();
+        self.taken.set(id, copied);
+        Ok((draft.finish(), to))
     }
 
     // Reads files of the layers below; they are unpacked only if there is something to read.

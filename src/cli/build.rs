@@ -294,6 +294,7 @@ impl Build<'_> {
             privilege: self.session.privilege().clone(),
             http: self.http.clone(),
             image: image_options(self.request, None)?,
+            dockerfile: text.name.clone(),
             build: self.identity(),
             no_cache: self.request.plan.no_cache,
             explain: self.request.explain,

@@ -79,12 +79,13 @@ pub enum InspectError {
         /// What it is.
         actual: DiffId,
     },
-    /// The image shows nothing at a path.
-    #[error("{path}: not found in {image}")]
-    NoSuchPath {
-        /// What was asked for.
-        path: String,
-        /// How the image is called.
-        image: String,
+    /// A folder that was to be compared could not be read.
+    #[error("cannot read {}", .path.display())]
+    Folder {
+        /// What of it.
+        path: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
     },
 }

@@ -197,10 +197,12 @@ pub enum FileType {
     BlockDevice,
     /// A named pipe.
     Fifo,
+    /// What a layer says of a path that it removes; no tree shows one.
+    Whiteout,
 }
 
 impl FileType {
-    /// Of an entry; a whiteout is nothing that could be seen.
+    /// Of an entry.
     pub(super) fn of(entry: EntryRef<'_>) -> FileType {
         match entry.kind {
             KindRef::File { .. } => FileType::File,
@@ -209,7 +211,8 @@ impl FileType {
             KindRef::HardLink { .. } => FileType::HardLink,
             KindRef::CharDevice { .. } => FileType::CharDevice,
             KindRef::BlockDevice { .. } => FileType::BlockDevice,
-            KindRef::Fifo | KindRef::Whiteout => FileType::Fifo,
+            KindRef::Fifo => FileType::Fifo,
+            KindRef::Whiteout => FileType::Whiteout,
         }
     }
 }

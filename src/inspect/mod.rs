@@ -1,18 +1,32 @@
 //! Reports on images and the store, as plain data.
 //!
-//! For: the listings and descriptions that `strata images`, `history` and `inspect` show. Everything here
-//! derives `Serialize`; the command line renders it as text or JSON.
+//! For: the listings and descriptions that `strata images`, `history`, `inspect`, `layers`, `files`, `diff` and `why` show.
+//! Every report derives `Serialize`; its JSON says in `schema` which version of the form it has, and `schema/` has the form as JSON
+//! Schema. The command line renders it as text or JSON.
 //!
-//! Invariants: read only; a report is computed from manifests, configurations and tables of contents, never by opening a
-//! layer that has a table; what cannot be read is an error, not a gap.
+//! ```text
+//! Source ─► Documents ─► Contents (tables of contents, lineage) ─► Timeline ─► LayersReport, FilesReport, WhyReport, DiffReport
+//! ```
 //!
-//! [`images()`] lists a store; [`Documents`] is one image, in whatever medium, and gives its history and layers. What the store
-//! costs on disk is [`crate::store::Store::df`].
+//! [`images()`] lists a store; [`Documents`] is one image, in whatever medium; [`Contents`] adds what its layers hold; a
+//! [`Timeline`] puts the layers on one another and says what each does. What the store costs on disk is
+//! [`crate::store::Store::df`].
+//!
+//! Invariants: nothing of an image is changed; a report is computed from manifests, configurations and tables of contents. A layer
+//! without a table is read once, and its table kept in the store, if there is one. Paths are bytes: text in JSON, and base64 beside
+//! it where text would lose some. Numbers are exact; an estimate says that it is one. What cannot be read is an error, not a gap.
+//!
+//! Words: an image *shows* what an overlay of its layers does. Bytes are those of the contents of files; a file with several
+//! names (hard links of one layer) has them once. They are *wasted* where no path that the image shows has them. Layers are counted
+//! from 1, bottom first.
 
 mod bytes;
 mod contents;
+mod dedup;
+mod diff;
 mod error;
 mod files;
+mod folder;
 mod image;
 mod images;
 mod instruction;
@@ -20,11 +34,18 @@ mod layers;
 #[cfg(test)]
 mod testing;
 mod timeline;
+mod why;
 
 pub use bytes::{Exact, Mode, PathText, TargetText, Text, escaped};
 pub use contents::{Contents, LayerContents, Reading};
+pub use dedup::{
+    ContentSums, DEDUP_SCHEMA, DedupReport, Estimate, Finding, FindingKind, ImageWaste, LayerPart,
+    LayerSums, Needless, Survey,
+};
+pub use diff::{ConfigChange, DIFF_SCHEMA, DiffReport, DiffRow, DiffState, DiffTotals, Side};
 pub use error::InspectError;
 pub use files::{FILES_SCHEMA, FileRow, FilesReport, SourceRow};
+pub use folder::folder;
 pub use image::{Documents, HistoryRow};
 pub use images::{ImageRow, images};
 pub use instruction::instruction;
@@ -33,3 +54,4 @@ pub use layers::{
     Lines, Totals,
 };
 pub use timeline::{Event, Place, Timeline};
+pub use why::{WHY_SCHEMA, WhyReport, WhyState, WhyStep};

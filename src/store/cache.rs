@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeyLock, LayerId, Store, StoreError};
+use super::{KeyLock, LayerId, PathBytes, Store, StoreError};
 use crate::oci::{ChainId, Descriptor, DiffId, Digest};
 
 /// The version of a record. One of another version is a miss.
@@ -35,6 +35,9 @@ pub struct Record {
     /// Where it stood. Explanations look for it there; no result depends on it.
     #[serde(default)]
     pub place: Option<Place>,
+    /// Of a COPY or an ADD: where it put each of its sources. For reports; no result depends on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copied_to: Vec<PathBytes>,
 }
 
 /// Where a step stood.

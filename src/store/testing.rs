@@ -67,6 +67,7 @@ pub(super) fn record(store: &Store, text: &str) -> Record {
         inputs: vec![("instruction".to_owned(), text.to_owned())],
         step: format!("RUN {text}"),
         place: None,
+        copied_to: Vec::new(),
     }
 }
 

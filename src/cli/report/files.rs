@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use strata::inspect::{FileRow, FileType, FilesReport, escaped};
+use strata::inspect::{FileRow, FileType, FilesReport, SourceRow, escaped};
 
 use super::screen::{Screen, right};
 use super::{blamed, contents, head};
@@ -82,7 +82,7 @@ fn below(top: &[u8], path: &[u8]) -> usize {
 }
 
 /// `drwxr-xr-x`.
-fn permissions(kind: FileType, mode: u32) -> String {
+pub(super) fn permissions(kind: FileType, mode: u32) -> String {
     let mut text = String::from(match kind {
         FileType::File | FileType::HardLink => "-",
         FileType::Directory => "d",
@@ -90,6 +90,7 @@ fn permissions(kind: FileType, mode: u32) -> String {
         FileType::CharDevice => "c",
         FileType::BlockDevice => "b",
         FileType::Fifo => "p",
+        FileType::Whiteout => "w",
     });
     for (shift, special, set, unset) in [
         (6, 0o4000, 's', 'S'),
@@ -109,11 +110,23 @@ fn permissions(kind: FileType, mode: u32) -> String {
     text
 }
 
-fn time(seconds: i64) -> String {
+pub(super) fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(
         |_| "?".to_owned(),
         |t| t.strftime("%Y-%m-%d %H:%M").to_string(),
     )
+}
+
+/// What a path was copied from.
+pub(super) fn source_text(source: &SourceRow<'_>) -> String {
+    let path = escaped(source.path.as_bytes());
+    match (source.origin, source.name) {
+        ("context", _) => format!(" <- {path}"),
+        ("inline", _) => format!(" <- here-document {path}"),
+        ("stage", Some(name)) => format!(" <- {}:/{path}", escaped(name.as_bytes())),
+        (_, Some(name)) => format!(" <- {}:{path}", escaped(name.as_bytes())),
+        (_, None) => format!(" <- {path}"),
+    }
 }
 
 /// The path's last words: where a link leads, what it was copied from.
@@ -129,13 +142,7 @@ fn tail(row: &FileRow<'_>, screen: &Screen) -> String {
         text.push_str(&escaped(target.bytes()));
     }
     if let Some(source) = &row.source {
-        let path = escaped(source.path.as_bytes());
-        let from = match source.name {
-            Some(name) => format!(" <- {name}:{path}"),
-            None if source.origin == "inline" => format!(" <- here-document {path}"),
-            None => format!(" <- {path}"),
-        };
-        text.push_str(&screen.dim(&from));
+        text.push_str(&screen.dim(&source_text(source)));
     }
     text
 }

@@ -1,11 +1,15 @@
-//! `layers` and `files`: what is in an image, for people and as JSON.
+//! `layers`, `files`, `diff` and `why`: what is in an image, for people and as JSON.
 
+mod diff;
 mod files;
 mod layers;
 mod screen;
+mod why;
 
+pub(crate) use diff::DiffArgs;
 pub(crate) use files::FilesArgs;
 pub(crate) use layers::LayersArgs;
+pub(crate) use why::WhyArgs;
 
 use strata::inspect::{Blame, Contents, Documents, ImageHead, InspectError, Reading};
 
