@@ -254,7 +254,7 @@ impl Store {
     }
 
     /// Notes in `dir`, which is or will be `target`, that it is not flushed.
-    fn mark(&self, dir: &Path, target: &Path) -> Result<(), StoreError> {
+    pub(super) fn mark(&self, dir: &Path, target: &Path) -> Result<(), StoreError> {
         self.replace_unflushed(&dir.join("boot"), self.inner.boot.as_bytes())?;
         locked(&self.inner.unflushed).push(target.to_owned());
         Ok(())

@@ -28,15 +28,16 @@
 //! ```
 //!
 //! Invariants: a blob's name is its digest and its bytes were verified when it was written; `layers/<id>` appears whole, by
-//! one rename, and its files are never written to again; `index.json` is replaced whole; a name appears after everything it
+//! one rename, and its files are never written to again (a collection may take them away, and [`Store::dedup`] exchange the tree for
+//! an equal one); `index.json` is replaced whole; a name appears after everything it
 //! needs is on disk ([`Store::barrier`], one flush of the file system). `kill -9` at any instant leaves a store in which
 //! [`Store::check`] finds nothing, save for directories in `work/` that the next process removes. A power loss may leave,
 //! besides, blobs of a wrong length that nothing names (such a blob is absent, and replaced by the next that writes it),
 //! layers that do not count because of their `boot`, and lost or torn cache records, which are misses: `check` calls them
 //! leftovers, and the store clean.
 //!
-//! Concurrency: whoever uses the store holds `lock` shared ([`Store::open`]); [`Store::prune`], [`Store::rmi`] and
-//! [`Store::repair`] take it exclusively, behind `gate`, so that they are not starved and wait for running builds (`rmi` does
+//! Concurrency: whoever uses the store holds `lock` shared ([`Store::open`]); [`Store::prune`], [`Store::rmi`],
+//! [`Store::dedup`] and [`Store::repair`] take it exclusively, behind `gate`, so that they are not starved and wait for running builds (`rmi` does
 //! not wait, and leaves the content to `prune`). `index.json` changes under `locks/index`. One step is built once
 //! ([`Store::cache_lock`]) and one layer unpacked once; these locks die with their holders. Lock order: a step's, a layer's,
 //! `links` or `index`; no process waits for an earlier one while it holds a later one.
@@ -49,6 +50,7 @@ mod cache;
 mod check;
 #[cfg(test)]
 mod crash;
+mod dedup;
 mod df;
 mod error;
 mod failed;
@@ -83,6 +85,7 @@ use serde::{Deserialize, Serialize};
 pub use blobs::{Blob, Ingest, Prehashed};
 pub use cache::{Place, Record};
 pub use check::{CheckDepth, CheckReport, Finding, Problem, Severity};
+pub use dedup::DedupApplied;
 pub use df::{DiskUsage, Share};
 pub use error::{DiffIdError, StoreError};
 pub use failed::{Failed, FailedBounds, FailedDraft, FailedStep, StackLayer};

@@ -120,6 +120,8 @@ fn letter(file: &ChangeRow<'_>) -> u8 {
         FileType::CharDevice => b'c',
         FileType::BlockDevice => b'b',
         FileType::Fifo => b'p',
+        // No tree shows one.
+        FileType::Whiteout => b'w',
     }
 }
 

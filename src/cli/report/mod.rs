@@ -1,11 +1,13 @@
-//! `layers`, `files`, `diff` and `why`: what is in an image, for people and as JSON.
+//! `layers`, `files`, `diff`, `why` and `dedup`: what is in an image, for people and as JSON.
 
+mod dedup;
 mod diff;
 mod files;
 mod layers;
 mod screen;
 mod why;
 
+pub(crate) use dedup::DedupArgs;
 pub(crate) use diff::DiffArgs;
 pub(crate) use files::FilesArgs;
 pub(crate) use layers::LayersArgs;

@@ -1,0 +1,279 @@
+//! `dedup`: what images hold twice, or in vain, and what would save it.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use strata::inspect::{
+    Contents, DedupReport, Documents, Finding, FindingKind, LayerPart, Reading, Survey, escaped,
+};
+use strata::oci::Platform;
+use strata::store::Store;
+
+use super::contents;
+use super::screen::{Screen, right};
+use crate::cli::error::{CliError, Doing as _};
+use crate::cli::inspect::wanted_platform;
+use crate::cli::output::{Format, human_size, note, print, print_json};
+use crate::cli::session::{Needs, Session};
+
+/// Find what images hold twice, or in vain, and say what would save it; --apply frees disk space
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  strata dedup app                         the waste of one image
+  strata dedup                             of all images of the store, and what they have in common
+  strata dedup app docker://docker.io/library/app:1
+  strata dedup --format json | jq '.findings[0]'
+  strata dedup --apply                     let equal files of unpacked layers share their blocks
+
+Bytes are those of the contents of files, uncompressed. Wasted are (copies - 1) x size. What a waste takes in a compressed
+layer is an estimate by the layer's own ratio.")]
+pub(crate) struct DedupArgs {
+    /// Images as for strata layers; without any, all of the store
+    #[arg(value_name = "IMAGE")]
+    images: Vec<String>,
+    /// The platform, where an image has several
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
+    /// Leave out findings that waste less
+    #[arg(long, value_name = "BYTES", default_value = "1")]
+    min: String,
+    /// How many findings are shown; JSON has them all
+    #[arg(long, value_name = "N", default_value = "20")]
+    top: usize,
+    /// Let equal files of the store's unpacked layers share their blocks, and say what that freed
+    #[arg(long, conflicts_with = "images")]
+    apply: bool,
+    /// How the result is shown
+    #[arg(long, value_enum, value_name = "FORM", default_value = "table")]
+    format: Format,
+}
+
+impl DedupArgs {
+    /// Runs `dedup`.
+    pub(crate) fn run(&self, session: &Session) -> Result<(), CliError> {
+        if self.apply {
+            return self.apply(session);
+        }
+        let min_bytes = crate::cli::values::bytes("--min", &self.min)?;
+        let mut survey = Survey::default();
+        let store = session.store_if_there()?;
+        if self.images.is_empty() {
+            let store = session.store()?;
+            let platform = wanted_platform(self.platform.as_deref())?;
+            self.all(session, &store, &platform, &mut survey)?;
+        }
+        for text in &self.images {
+            survey.add(&contents(session, text, self.platform.as_deref())?);
+        }
+        let toc = |id: &strata::oci::DiffId| store.as_ref()?.toc(id).ok().flatten();
+        let report = survey.finish(min_bytes, &toc);
+        match self.format {
+            Format::Json => print_json(&report),
+            Format::Table => print(render(&report, self.top, &Screen::of_stdout())),
+        }
+    }
+
+    /// Adds every image of the store, each once; of an image for several platforms, the wanted one.
+    fn all(
+        &self,
+        session: &Session,
+        store: &Store,
+        platform: &Platform,
+        survey: &mut Survey,
+    ) -> Result<(), CliError> {
+        let mut seen = BTreeSet::new();
+        for named in store.names().doing(|| "list the images".to_owned())? {
+            if session.is_canceled() {
+                return Err(CliError::Interrupted);
+            }
+            if !seen.insert(named.descriptor.digest) {
+                continue;
+            }
+            let name = match (&named.reference, &named.foreign_name) {
+                (Some(reference), _) => reference.familiar(),
+                (None, Some(name)) => name.clone(),
+                (None, None) => named.descriptor.digest.short(),
+            };
+            let source = store.source(&name, named.descriptor);
+            let doing = || format!("look into {name}");
+            let documents = match Documents::read(&source, platform) {
+                Ok(documents) => documents,
+                // It may be an image of another platform only, or no image at all.
+                Err(error) => {
+                    note(&format!("note: {name} is left out: {error}"));
+                    continue;
+                }
+            };
+            let reading = Reading {
+                store: Some(store),
+                cancel: session.cancel(),
+            };
+            survey.add(&Contents::read(documents, &source, reading).doing(doing)?);
+        }
+        Ok(())
+    }
+
+    fn apply(&self, session: &Session) -> Result<(), CliError> {
+        let mut store = session.store()?;
+        let waiting = || note("waiting for other strata processes to be done with the store");
+        let report = store
+            .dedup(&waiting, session.cancel())
+            .doing(|| "free space in the store".to_owned())?;
+        if self.format == Format::Json {
+            return print_json(&report);
+        }
+        let size = |bytes: i64| match u64::try_from(bytes) {
+            Ok(bytes) => human_size(bytes),
+            Err(_) => format!("-{}", human_size(bytes.unsigned_abs())),
+        };
+        print(format!(
+            "{} files of {} unpacked layers: {} share the blocks of equal ones now ({}),\n{} by reflink, {} by hard link; {} did before\nfreed on disk: {}\n",
+            report.files,
+            report.layers,
+            report.cloned + report.linked,
+            human_size(report.shared_bytes),
+            report.cloned,
+            report.linked,
+            report.already,
+            size(report.freed_bytes),
+        ))
+    }
+
+    /// What the command works on.
+    pub(crate) fn needs(&self) -> Needs {
+        match self.apply {
+            true => Needs::Layers,
+            false => Needs::Blobs,
+        }
+    }
+}
+
+fn word(kind: FindingKind) -> &'static str {
+    match kind {
+        FindingKind::Overwritten => "overwritten later",
+        FindingKind::Deleted => "deleted later",
+        FindingKind::Metadata => "stored again, other mode, owner or time",
+        FindingKind::Moved => "moved, and so stored again",
+        FindingKind::Duplicate => "the same content at several paths",
+        FindingKind::AcrossImages => "the same files in different layers",
+    }
+}
+
+fn place(part: &LayerPart) -> String {
+    let instruction = part.instruction.as_deref().unwrap_or("(unknown)");
+    match (&part.file, part.line) {
+        (Some(file), Some(line)) => format!("{file}:{line} {instruction}"),
+        _ => instruction.to_owned(),
+    }
+}
+
+/// A text in lines of so many characters, each after an indent.
+fn wrapped(text: &str, width: usize, indent: &str) -> String {
+    let mut out = String::new();
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            let _ = writeln!(out, "{indent}{line}");
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    let _ = writeln!(out, "{indent}{line}");
+    out
+}
+
+fn render(report: &DedupReport, top: usize, screen: &Screen) -> String {
+    let mut text = String::new();
+    for image in report.images.iter().take(top) {
+        // A String takes any text.
+        let _ = writeln!(
+            text,
+            "{}  {} stored, {} of it needed, {}",
+            screen.bold(&escaped(image.name.as_bytes())),
+            human_size(image.stored_bytes),
+            human_size(image.distinct_bytes),
+            match image.wasted_bytes() {
+                0 => "nothing wasted".to_owned(),
+                wasted => screen.red(&format!("{} wasted", human_size(wasted))),
+            }
+        );
+        if image.wasted_bytes() > 0 {
+            let _ = writeln!(
+                text,
+                "  overwritten {}, deleted {}, stored again {}, at several paths {}",
+                human_size(image.overwritten_bytes),
+                human_size(image.deleted_bytes),
+                human_size(image.recopied_bytes),
+                human_size(image.duplicate_bytes)
+            );
+        }
+    }
+    if report.images.len() > top {
+        let _ = writeln!(text, "and {} more images", report.images.len() - top);
+    }
+    let layers = &report.layers;
+    let contents = &report.contents;
+    let _ = writeln!(
+        text,
+        "\nLayers    {} different, {} of them in several images: {} compressed,\n          {} without sharing",
+        layers.count,
+        layers.shared_count,
+        human_size(layers.stored_bytes),
+        human_size(layers.referenced_bytes)
+    );
+    let _ = writeln!(
+        text,
+        "Contents  {} files, {} different: {} unpacked, {} of it copies",
+        contents.count,
+        contents.distinct_count,
+        human_size(contents.stored_bytes),
+        human_size(contents.wasted_bytes)
+    );
+    for finding in report.findings.iter().take(top) {
+        text.push('\n');
+        show(&mut text, finding, screen);
+    }
+    let hidden = report.findings.len().saturating_sub(top);
+    if hidden > 0 {
+        let rest = report.findings.iter().skip(top).map(|f| f.wasted_bytes);
+        let _ = writeln!(
+            text,
+            "\nand {hidden} smaller findings, {} in all; --top shows more",
+            human_size(rest.sum())
+        );
+    }
+    text
+}
+
+fn show(text: &mut String, finding: &Finding, screen: &Screen) {
+    let files = match finding.files {
+        1 => "1 file".to_owned(),
+        count => format!("{count} files"),
+    };
+    let _ = writeln!(
+        text,
+        "{}  {} ({files}, about {} compressed)",
+        screen.red(&right(&human_size(finding.wasted_bytes), 6)),
+        screen.bold(word(finding.kind)),
+        human_size(finding.compressed.estimated_bytes)
+    );
+    let path = format!("/{}", escaped(finding.path.as_bytes()));
+    let _ = writeln!(text, "        {path}");
+    for part in finding.layers.iter().take(4) {
+        let what =
+            escaped(format!("{} layer {}  {}", part.image, part.layer, place(part)).as_bytes());
+        let _ = writeln!(text, "        {}", screen.dim(&screen.fit(&what, 8)));
+    }
+    if finding.layers.len() > 4 {
+        let _ = writeln!(text, "        and {} more layers", finding.layers.len() - 4);
+    }
+    text.push_str(&screen.green(&wrapped(
+        &escaped(finding.change.as_bytes()),
+        70,
+        "      > ",
+    )));
+}
