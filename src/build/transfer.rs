@@ -419,12 +419,8 @@ impl Engine<'_> {
         let (uid, gid) = if op.user.is_empty() || draft.lookup(&path).is_some() {
             (0, 0)
         } else {
-            match users::resolve(&op.user, &self.reader(below)) {
-                Ok(user) => (user.uid, user.gid),
-                // A name that nobody knows owns nothing: BuildKit's rule.
-                Err(BuildError::NoUser { .. } | BuildError::NoGroup { .. }) => (0, 0),
-                Err(error) => return Err(error),
-            }
+            // As for `--chown`, not as for a RUN: a number is user and group.
+            users::owner(&op.user, &self.reader(below))?
         };
         draft.make_dirs(&path, 0o755, uid, gid)?;
         Ok(draft.finish())

@@ -193,7 +193,8 @@ impl Lowering<'_, '_> {
             path: paths::clean(&config.working_dir),
             user: config.user.clone(),
         };
-        if op.path == "/" {
+        // As it is written: `/..` is a step, and has its layer.
+        if config.working_dir == "/" {
             current.record(created_by, None);
             return Ok(());
         }
