@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::dockerfile::ignore::Ignore;
+use crate::layer::{Stack, Toc};
 use crate::store::{FileHashes, Store, Work};
 
 use super::event::{EventKind, Events, StepId};
@@ -36,6 +37,8 @@ pub struct Context {
     folder: PathBuf,
     ignore: Option<(Ignore, String)>,
     repository: bool,
+    /// What the archive held that the folder was unpacked from: owners too, which the folder's files cannot all have.
+    archive: Option<Arc<Toc>>,
     lone_file: bool,
     // Files that were fetched or unpacked for it; removed when the context goes.
     _work: Option<Work>,
@@ -69,15 +72,16 @@ impl Context {
             std::io::Seek::rewind(&mut file).map_err(failed)?;
             let is_archive = archive::is_archive(&mut file).map_err(failed)?;
             let folder = work.directory("context")?;
-            match archive::unpack(file, &folder) {
+            let toc = match archive::unpack(file, &folder) {
                 // One whose first entry is refused gets that entry's error.
                 Err(error) if is_archive || archive::is_refusal(&error) => return Err(error),
-                Ok(_) if is_archive => {}
+                Ok(unpacked) if is_archive => unpacked.toc,
                 _ => return Err(BuildError::NotAnArchive),
-            }
+            };
             Ok(Context {
                 folder,
                 ignore: None,
+                archive: Some(Arc::new(toc)),
                 repository: false,
                 lone_file: false,
                 _work: Some(work),
@@ -96,6 +100,7 @@ impl Context {
                 Ok(Context {
                     folder,
                     ignore: None,
+                    archive: None,
                     repository: false,
                     lone_file: false,
                     _work: None,
@@ -115,6 +120,7 @@ impl Context {
                 Ok(Context {
                     folder: checkout.folder,
                     ignore: None,
+                    archive: None,
                     repository: true,
                     lone_file: false,
                     _work: Some(work),
@@ -140,6 +146,7 @@ impl Context {
                 Ok(Context {
                     folder,
                     ignore: None,
+                    archive: None,
                     repository: false,
                     lone_file: true,
                     _work: Some(work),
@@ -163,10 +170,25 @@ impl Context {
         self.ignore.as_ref().map(|(ignore, _)| ignore)
     }
 
-    /// Hides what `ignore` excludes; `name` is how messages call the file it was read from.
+    /// Hides what `ignore` excludes; `name` is how messages call the file it was read from. An archive is whole as it is:
+    /// who packed it chose what is in it.
     pub fn set_ignore(&mut self, ignore: Ignore, name: &str) {
-        self.ignore = Some((ignore, name.to_owned()));
+        if self.archive.is_none() {
+            self.ignore = Some((ignore, name.to_owned()));
+        }
     }
+}
+
+// An unpacked archive, with the owners that it says.
+fn archive_tree(toc: &Arc<Toc>, folder: &Path) -> Result<Tree, BuildError> {
+    let failed = |source| BuildError::Host {
+        action: "open",
+        path: folder.to_owned(),
+        source,
+    };
+    let root = std::fs::File::open(folder).map_err(failed)?;
+    let stack = Stack::new(vec![Arc::clone(toc)]);
+    Ok(Tree::of_layers(stack, vec![Arc::new(root.into())]))
 }
 
 /// The contexts of a build; each is read when a step first needs it.
@@ -252,6 +274,8 @@ impl<'a> Contexts<'a> {
         });
         let tree = if slot.context.repository {
             transfer::repository_tree(&slot.context.folder)
+        } else if let Some(toc) = &slot.context.archive {
+            archive_tree(toc, &slot.context.folder)
         } else {
             self.read(slot.context)
         };
