@@ -267,7 +267,7 @@ class Strata(Builder):
         run([*self.base, "prune", "-a", "--force"])
 
     push = lambda self, ref: [*self.base, "push", ref]
-    pull = lambda self, ref: [*self.base, "pull", ref]
+    pull = lambda self, ref: [*self.base, "pull", "--unpack", ref]   # as the others do
     tag = lambda self, a, b: [*self.base, "tag", a, b]
     list = lambda self: [*self.base, "images"]
     inspect = lambda self, ref: [*self.base, "inspect", ref]
