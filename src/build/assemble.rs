@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::layer::Compression;
+use crate::layer::{Compression, Times};
 use crate::oci::{
     Descriptor, DiffId, History, Index, Manifest, MediaType, Platform, to_pretty_json,
 };
-use crate::plan::graph::{Output, VertexId};
+use crate::plan::graph::{Op, Output, VertexId};
 
 use super::BuildError;
 use super::engine::{Engine, Outcome, none, now};
@@ -22,6 +22,19 @@ pub struct Built {
     pub images: Vec<BuiltImage>,
     /// The time written in it, RFC 3339.
     pub created: String,
+    /// What each step made, in the order of the graph; base images are no steps.
+    pub steps: Vec<BuiltStep>,
+}
+
+/// The layer of one step, before its times are changed.
+#[derive(Clone, Debug)]
+pub struct BuiltStep {
+    /// Which.
+    pub vertex: VertexId,
+    /// Its layer.
+    pub diff_id: DiffId,
+    /// The layer's blob.
+    pub blob: Descriptor,
 }
 
 /// The image of one platform.
@@ -117,7 +130,25 @@ impl Engine<'_> {
             root,
             images,
             created,
+            steps: self.steps(outcomes)?,
         })
+    }
+
+    fn steps(&self, outcomes: &BTreeMap<VertexId, Outcome>) -> Result<Vec<BuiltStep>, BuildError> {
+        let mut steps = Vec::new();
+        for (vertex, outcome) in outcomes {
+            let image = matches!(self.vertex_of(*vertex).op, Op::Image(_));
+            let Some(top) = outcome.layers.last().filter(|_| !image) else {
+                continue;
+            };
+            let committed = top.wait()?;
+            steps.push(BuiltStep {
+                vertex: *vertex,
+                diff_id: committed.diff_id,
+                blob: committed.blob.clone(),
+            });
+        }
+        Ok(steps)
     }
 
     fn image(
@@ -152,7 +183,10 @@ impl Engine<'_> {
         }
         let times = dated(&times).unwrap_or_else(|| vec![now(); output.history.len()]);
         let epoch = options.source_date_epoch;
-        let clamp = |time: i64| epoch.map_or(time, |epoch| time.min(epoch));
+        let clamp = |time: i64| match options.times() {
+            Times::Exactly(time) => time,
+            _ => epoch.map_or(time, |epoch| time.min(epoch)),
+        };
         for (entry, time) in output.history.iter().zip(&times) {
             config.history.push(History {
                 created: Some(rfc3339(clamp(*time))),
@@ -201,14 +235,12 @@ impl Engine<'_> {
     fn shaped(&self, committed: &Committed) -> Result<(Descriptor, DiffId), BuildError> {
         let options = &self.request.image;
         let ours = committed.image.is_none();
-        let clamp = options
-            .source_date_epoch
-            .filter(|_| options.rewrite_timestamp && ours);
+        let times = if ours { options.times() } else { Times::Keep };
         let have = compression_of(&committed.blob.media_type);
         let other_compression = have.is_some_and(|have| !same_kind(have, options.compression));
         let (blob, diff_id) =
-            if clamp.is_some() || (other_compression && (ours || options.force_compression)) {
-                self.repacked(committed, clamp)?
+            if times != Times::Keep || (other_compression && (ours || options.force_compression)) {
+                self.repacked(committed, times)?
             } else {
                 (committed.blob.clone(), committed.diff_id)
             };
@@ -224,11 +256,11 @@ impl Engine<'_> {
     fn repacked(
         &self,
         committed: &Committed,
-        clamp: Option<i64>,
+        times: Times,
     ) -> Result<(Descriptor, DiffId), BuildError> {
         let compression = self.request.image.compression;
         let wanted = compression.media_type();
-        if clamp.is_none() {
+        if times == Times::Keep {
             for blob in self.store.blobs_of(&committed.diff_id)? {
                 if blob.media_type == wanted && self.store.has_blob(&blob) {
                     return Ok((blob, committed.diff_id));
@@ -239,7 +271,7 @@ impl Engine<'_> {
         let mut ingest = self.store.ingest_prehashed()?;
         let options = crate::layer::PackOptions {
             compression,
-            clamp_mtime: clamp,
+            times,
             ..Default::default()
         };
         let repacked = crate::layer::repack(input, &mut ingest, &options, u64::MAX)?;

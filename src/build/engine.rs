@@ -217,12 +217,14 @@ impl<'a> Engine<'a> {
             if held.error.is_some() || held.waiting.is_empty() {
                 break;
             }
-            let ready = held.waiting.iter().position(|id| {
-                graph
-                    .inputs(*id)
-                    .iter()
-                    .all(|input| held.outcomes.contains_key(input))
-            });
+            let is_ready = |id: &VertexId| {
+                let inputs = graph.inputs(*id);
+                inputs.iter().all(|input| held.outcomes.contains_key(input))
+            };
+            let ready = match self.request.last_first {
+                false => held.waiting.iter().position(is_ready),
+                true => held.waiting.iter().rposition(is_ready),
+            };
             let Some(at) = ready else {
                 held = changed
                     .wait(held)

@@ -54,11 +54,12 @@ mod transfer;
 mod tree;
 mod turns;
 mod users;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
-pub use assemble::{Built, BuiltImage};
+pub use assemble::{Built, BuiltImage, BuiltStep};
 pub use context::{Context, ContextSource};
 pub use copy::CopyError;
 pub use debug::{DebugCommand, DebugRequest, DebugSession, debug};
@@ -69,8 +70,9 @@ pub use failed::{FailedRun, How, KeptStep};
 pub use mode::ModeError;
 pub use secrets::{SecretSource, Secrets};
 pub use ssh::SshAgents;
+pub use verify::{Copied, Found, Verdict, verify};
 
-use crate::layer::Compression;
+use crate::layer::{Compression, Times};
 use crate::oci::Digest;
 use crate::plan::{Graph, ResolvedImage};
 use crate::sandbox::Privilege;
@@ -90,6 +92,8 @@ pub struct Request<'a> {
     pub ssh: SshAgents,
     /// How many steps run at once, at most.
     pub jobs: usize,
+    /// Of the steps that can begin, take the last first rather than the first.
+    pub last_first: bool,
     /// What strata may do.
     pub privilege: Privilege,
     /// How files are fetched by http.
@@ -120,6 +124,8 @@ pub struct ImageOptions {
     pub force_compression: bool,
     /// Whether times in new layers are cut off at `source_date_epoch`.
     pub rewrite_timestamp: bool,
+    /// Whether all times in new layers become `source_date_epoch`, earlier ones too.
+    pub exact_timestamp: bool,
     /// The time of the result, seconds since 1970; `None` is now.
     pub source_date_epoch: Option<i64>,
     /// OCI's media types rather than docker's.
@@ -128,6 +134,17 @@ pub struct ImageOptions {
     pub annotations: Annotations,
     /// The number that is written where an image has several platforms asked for.
     pub index: bool,
+}
+
+impl ImageOptions {
+    /// What becomes of times in new layers.
+    pub fn times(&self) -> Times {
+        match self.source_date_epoch {
+            Some(time) if self.exact_timestamp => Times::Exactly(time),
+            Some(time) if self.rewrite_timestamp => Times::AtMost(time),
+            _ => Times::Keep,
+        }
+    }
 }
 
 /// Annotations, by what they are put on.

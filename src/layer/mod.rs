@@ -25,6 +25,7 @@
 //! Does not know registries, names or builds, and mounts nothing.
 
 mod blocks;
+mod compare;
 mod compress;
 mod diff;
 mod dirfd;
@@ -43,11 +44,12 @@ mod toc;
 mod tree;
 mod unpack;
 
+pub use compare::{Difference, PathDifference, compare, content_difference};
 pub use compress::{Compression, Decoder, Format, Level};
 pub use diff::{DiffOptions, diff};
 pub use entry::{Change, Entry, Kind, Meta, Source};
 pub use error::{LayerError, TarFault};
-pub use pack::{Materialise, PackOptions, Packed, pack, pack_after};
+pub use pack::{Materialise, PackOptions, Packed, Times, pack, pack_after};
 pub use record::{EntryRef, KindRef};
 pub use repack::{Repacked, repack};
 pub use reuse::{BlockTable, Earlier};

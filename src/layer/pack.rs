@@ -21,8 +21,31 @@ pub struct PackOptions {
     pub compression: Compression,
     /// How many threads compress; 0 for one a core. The bytes do not depend on it.
     pub threads: usize,
-    /// Later times become this one, seconds since 1970.
-    pub clamp_mtime: Option<i64>,
+    /// What becomes of times.
+    pub times: Times,
+}
+
+/// What becomes of the modification times of a layer's entries, seconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Times {
+    /// They stay.
+    #[default]
+    Keep,
+    /// Later ones become this.
+    AtMost(i64),
+    /// All become this.
+    Exactly(i64),
+}
+
+impl Times {
+    /// What becomes of one.
+    pub fn of(self, mtime: i64) -> i64 {
+        match self {
+            Times::Keep => mtime,
+            Times::AtMost(latest) => mtime.min(latest),
+            Times::Exactly(time) => time,
+        }
+    }
 }
 
 /// A tree to be written while the changes are packed, so that each file is read once.
@@ -149,9 +172,7 @@ fn pack_all(
     let mut entries = Vec::with_capacity(changes.len());
     let mut header = Vec::new();
     for Change { mut entry, source } in changes {
-        if let Some(latest) = options.clamp_mtime {
-            entry.meta.mtime = entry.meta.mtime.min(latest);
-        }
+        entry.meta.mtime = options.times.of(entry.meta.mtime);
         header.clear();
         write_header(&mut header, &entry)?;
         blocks.header(&header)?;
@@ -381,11 +402,8 @@ mod tests {
                 compression,
                 ..PackOptions::default()
             };
-            for clamp_mtime in [None, Some(100)] {
-                let options = PackOptions {
-                    clamp_mtime,
-                    ..options
-                };
+            for times in [Times::Keep, Times::AtMost(100)] {
+                let options = PackOptions { times, ..options };
                 let mut anew = Vec::new();
                 let repacked = crate::layer::repack(&tar[..], &mut anew, &options, u64::MAX);
                 assert_eq!(repacked.unwrap().digest, direct.digest);
@@ -541,7 +559,7 @@ mod tests {
     #[test]
     fn times_can_be_clamped() {
         let options = PackOptions {
-            clamp_mtime: Some(50),
+            times: Times::AtMost(50),
             ..PackOptions::default()
         };
         let packed = pack(vec![bytes("f", b"x")], io::sink(), &options, None).unwrap();

@@ -7,7 +7,7 @@ use super::tar::{
     BLOCK, Data, Member, TRAILER_BYTES, TarReader, WhiteoutNames, field, number, padding_bytes,
     write_header,
 };
-use super::{Decoder, Entry, Kind, LayerError, Meta, PackOptions};
+use super::{Decoder, Entry, Kind, LayerError, Meta, PackOptions, Times};
 use crate::oci::{DiffId, Digest, MediaType};
 
 /// What is read at a time.
@@ -26,8 +26,8 @@ pub struct Repacked {
     pub media_type: MediaType,
 }
 
-/// Packs the layer that `input` gives, compressed or not, into `blob` as `options` say. Without a latest time the tar's bytes
-/// stay as they are; with one, its headers are written anew. A layer that unpacks to more than `limit_bytes` is an error.
+/// Packs the layer that `input` gives, compressed or not, into `blob` as `options` say. Where times stay, so do
+/// the tar's bytes; else its headers are written anew. A layer that unpacks to more than `limit_bytes` is an error.
 pub fn repack(
     input: impl Read,
     blob: impl Write + Send,
@@ -40,11 +40,11 @@ pub fn repack(
             source,
         },
     )?;
-    let written = match options.clamp_mtime {
-        None => write(blob, options, None, |blocks| copy(tar, blocks))?,
-        Some(latest) => {
+    let written = match options.times {
+        Times::Keep => write(blob, options, None, |blocks| copy(tar, blocks))?,
+        times => {
             let tar = BufReader::with_capacity(BUFFER_BYTES, tar);
-            write(blob, options, None, |blocks| clamp(tar, latest, blocks))?
+            write(blob, options, None, |blocks| retime(tar, times, blocks))?
         }
     };
     Ok(Repacked {
@@ -152,7 +152,11 @@ impl Scan {
     }
 }
 
-fn clamp(tar: impl std::io::BufRead, latest: i64, blocks: &mut Blocks) -> Result<Vec<Entry>, Stop> {
+fn retime(
+    tar: impl std::io::BufRead,
+    times: Times,
+    blocks: &mut Blocks,
+) -> Result<Vec<Entry>, Stop> {
     let mut tar = TarReader::new(tar, WhiteoutNames::Oci);
     let mut header = Vec::new();
     while let Some(member) = tar.next_member()? {
@@ -175,7 +179,7 @@ fn clamp(tar: impl std::io::BufRead, latest: i64, blocks: &mut Blocks) -> Result
                 }
             }
         };
-        entry.meta.mtime = entry.meta.mtime.min(latest);
+        entry.meta.mtime = times.of(entry.meta.mtime);
         header.clear();
         write_header(&mut header, &entry)?;
         blocks.header(&header)?;
