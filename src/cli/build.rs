@@ -7,7 +7,7 @@ use std::path::Path;
 
 use strata::build::{
     self, BuildError, Built, Context, ContextSource as EngineSource, EventKind, Events as _,
-    KeptStep, Request, SecretSource, Secrets, SshAgents,
+    KeptStep, Request, SecretSource, Secrets, SshAgents, Verdict,
 };
 use strata::dockerfile::{self, Diagnostic, Severity, Span, diagnostic, lint};
 use strata::oci::Digest;
@@ -26,6 +26,7 @@ use super::output::{note, print};
 use super::progress::{Progress, ProgressMode};
 use super::resolve::Images;
 use super::session::Session;
+use super::verify;
 
 /// How much of standard input shows whether it is an archive: a tar's magic is at 257.
 const HEAD_BYTES: u64 = 512;
@@ -125,7 +126,7 @@ struct Done {
 
 enum Report {
     /// Images were made.
-    Built(Box<Built>),
+    Built(Box<Built>, Vec<Verdict>),
     /// What was called said what it had to say, or found mistakes.
     Called {
         /// The exit code.
@@ -136,10 +137,17 @@ enum Report {
 impl Done {
     fn report(&self, build: &Build<'_>) -> Result<(), CliError> {
         match &self.report {
-            Report::Built(built) => {
+            Report::Built(built, verdicts) => {
+                if let Some(verdict) = verdicts.first()
+                    && !build.request.quiet
+                {
+                    let digest = verdict.digests[0];
+                    note(&format!("two builds gave the same result: {digest}"));
+                }
                 let told = build_output::Told {
                     warnings: build.progress.warnings_json(),
                     explanations: build.progress.explanations(),
+                    verdicts: verdicts.clone(),
                 };
                 build_output::report(build.request, built, &told)
             }
@@ -291,6 +299,7 @@ impl Build<'_> {
             secrets: self.secrets.clone(),
             ssh: self.ssh.clone(),
             jobs: self.jobs(),
+            last_first: false,
             privilege: self.session.privilege().clone(),
             http: self.http.clone(),
             image: image_options(self.request, None)?,
@@ -309,6 +318,7 @@ impl Build<'_> {
         };
         // Outputs of another form are another build, all of whose steps are cached by then.
         let mut built: Option<Built> = None;
+        let mut verdicts = Vec::new();
         for group in build_output::groups(&self.request.outputs) {
             request.image = image_options(self.request, group.form)?;
             let one = match build::build(
@@ -321,6 +331,37 @@ impl Build<'_> {
                 Ok(one) => one,
                 Err(error) => return Err(self.engine_failure(text, error)),
             };
+            if self.request.verify {
+                let compared = verify::again(
+                    self.store,
+                    &mut request,
+                    &images,
+                    self.progress,
+                    self.session,
+                )
+                .and_then(|two| {
+                    let dockerfile = (&*text.name, &*text.text);
+                    verify::compare(
+                        self.store,
+                        &request,
+                        self.progress,
+                        [&one, &two],
+                        dockerfile,
+                    )
+                });
+                let verdict = match compared {
+                    Ok(verdict) => verdict,
+                    Err(error) => return Err(self.engine_failure(text, error)),
+                };
+                if !verdict.reproducible {
+                    build_output::report_verdict(self.request, &verdict)?;
+                    return Err(Failure::Other(CliError::Differ {
+                        what: verify::short(&verdict, &text.name),
+                        only_times: verdict.only_times,
+                    }));
+                }
+                verdicts.push(verdict);
+            }
             for output in &group.outputs {
                 build_output::deliver(self, &images, output, &one)?;
             }
@@ -329,7 +370,7 @@ impl Build<'_> {
         match built {
             Some(built) => Ok(Done {
                 text,
-                report: Report::Built(Box::new(built)),
+                report: Report::Built(Box::new(built), verdicts),
             }),
             None => Err(CliError::Usage("nothing to build: no output".to_owned()).into()),
         }
@@ -594,7 +635,14 @@ impl Build<'_> {
     fn explain(&self, failure: Failure) -> CliError {
         let quiet = self.request.progress == ProgressMode::Rawjson;
         match failure {
-            Failure::Other(error) => error,
+            Failure::Other(error) => {
+                if let (CliError::Differ { .. }, true) = (&error, self.progress.is_live())
+                    && let Some(failed) = self.progress.failed()
+                {
+                    note(String::from_utf8_lossy(&failure::log_tail(&failed)).trim_end());
+                }
+                error
+            }
             Failure::Parse(text, errors) => {
                 for error in &errors {
                     note(&diagnostic::render(error, &text.name, &text.text));

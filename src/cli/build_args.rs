@@ -29,6 +29,7 @@ Examples:
   strata build https://example.org/app.git#v1:service      a folder of a git repository at a tag
   strata build - < context.tar.gz                          a context (or a Dockerfile) on standard input
   strata build --explain -t app .                          and say why each step that runs was not cached
+  strata build --verify --timestamp 0 .                    twice, and say what differs
   strata build --check .                                   only look for mistakes";
 
 /// Build an image from a Dockerfile
@@ -140,6 +141,12 @@ pub(crate) struct BuildArgs {
     /// What becomes of a RUN that fails: keep it for `strata debug`, open a shell in it at once, or discard it
     #[arg(long, value_name = "WHAT", value_enum, default_value = "keep")]
     on_error: OnError,
+    /// Build twice without the cache, and fail where the results differ: name the first path that does, its step, and how
+    #[arg(long)]
+    verify: bool,
+    /// Give the image and all files of its new layers this time, in seconds since 1970
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    timestamp: Option<i64>,
     /// How many steps run at once [default: one for each CPU]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -207,6 +214,10 @@ pub(crate) struct BuildRequest {
     pub(crate) progress: ProgressMode,
     /// `-q`
     pub(crate) quiet: bool,
+    /// `--verify`
+    pub(crate) verify: bool,
+    /// `--timestamp`
+    pub(crate) timestamp: Option<i64>,
     /// `--on-error`
     pub(crate) on_error: OnError,
     /// `--jobs`
@@ -266,7 +277,8 @@ impl BuildArgs {
                 .into_iter()
                 .collect(),
             platforms: platforms("--platform", &self.platforms)?,
-            no_cache: self.no_cache,
+            // Of two builds that share results, one says nothing about the other.
+            no_cache: self.no_cache || self.verify,
             no_cache_filter: self.no_cache_filter.clone(),
             network: self.network.as_deref().and_then(|n| match n {
                 "none" => Some(Network::None),
@@ -310,6 +322,8 @@ impl BuildArgs {
                 self.progress
             },
             quiet: self.quiet,
+            verify: self.verify,
+            timestamp: self.timestamp,
             on_error: self.on_error,
             jobs: self.jobs,
             source_date_epoch,

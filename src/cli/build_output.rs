@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
-use strata::build::{Annotations, Built, Explain, Explanation, ImageOptions};
+use strata::build::{Annotations, Built, Explain, Explanation, ImageOptions, Verdict};
 use strata::image::archive::Form as ArchiveForm;
 use strata::image::layout::Layout;
 use strata::image::{Name, Platforms, Sink};
@@ -139,7 +139,11 @@ pub(super) fn image_options(
         compression,
         force_compression: form.force_compression,
         rewrite_timestamp: form.rewrite_timestamp,
-        source_date_epoch: form.source_date_epoch.or(request.source_date_epoch),
+        exact_timestamp: request.timestamp.is_some(),
+        source_date_epoch: request
+            .timestamp
+            .or(form.source_date_epoch)
+            .or(request.source_date_epoch),
         // Docker has no media type for zstd: BuildKit, too, goes over to OCI's.
         oci_media_types: form.oci_media_types.unwrap_or(true)
             || form.compression == Some(CompressionKind::Zstd),
@@ -304,6 +308,20 @@ pub(super) struct Told {
     pub(super) warnings: Vec<serde_json::Value>,
     /// Of the steps that ran, in their order.
     pub(super) explanations: Vec<Arc<Explanation>>,
+    /// Of `--verify`, one for each form of the image.
+    pub(super) verdicts: Vec<Verdict>,
+}
+
+/// Writes `--metadata-file`, if it is asked for, of a build whose result was not kept: the verdict is what there is.
+pub(super) fn report_verdict(request: &BuildRequest, verdict: &Verdict) -> Result<(), CliError> {
+    let Some(path) = &request.metadata_file else {
+        return Ok(());
+    };
+    let doing = || format!("write {}", path.display());
+    let mut text =
+        serde_json::to_vec_pretty(&json!({ "strata.verify": [verdict] })).doing(doing)?;
+    text.push(b'\n');
+    fs::write(path, &text).doing(doing)
 }
 
 /// Writes `--iidfile` and `--metadata-file`, and with `-q` the image ID.
@@ -327,7 +345,7 @@ pub(super) fn report(request: &BuildRequest, built: &Built, told: &Told) -> Resu
     }
 }
 
-/// buildx's keys, and `strata.explain` where that was asked.
+/// buildx's keys, and `strata.explain` and `strata.verify` where that was asked.
 fn metadata(request: &BuildRequest, built: &Built, told: &Told) -> serde_json::Value {
     let mut value = json!({
         "containerimage.descriptor": built.root,
@@ -354,6 +372,9 @@ fn metadata(request: &BuildRequest, built: &Built, told: &Told) -> serde_json::V
     }
     if !told.warnings.is_empty() {
         value["buildx.build.warnings"] = json!(told.warnings);
+    }
+    if !told.verdicts.is_empty() {
+        value["strata.verify"] = json!(told.verdicts);
     }
     if request.explain == Explain::Tell {
         let steps = told

@@ -67,6 +67,14 @@ pub(crate) enum CliError {
     /// A build failed. The log's end and the Dockerfile's lines were shown before.
     #[error("failed to build")]
     Build(#[source] BoxError),
+    /// `build --verify` found that two builds differ.
+    #[error("{what}")]
+    Differ {
+        /// Where and how.
+        what: String,
+        /// Whether nothing but times differs.
+        only_times: bool,
+    },
     /// `run` could not run the command.
     #[error("cannot run {command:?}")]
     Run {
@@ -134,6 +142,10 @@ impl CliError {
     fn hint(&self) -> Option<String> {
         if let CliError::Usage(_) | CliError::Flag(_) = self {
             return Some("see strata COMMAND --help".to_owned());
+        }
+        if let CliError::Differ { only_times, .. } = self {
+            let hint = "only times differ: --timestamp SECONDS gives all files and the image one";
+            return only_times.then(|| hint.to_owned());
         }
         let mut cause: Option<&(dyn Error + 'static)> = Some(self);
         while let Some(error) = cause {

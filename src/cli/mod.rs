@@ -44,6 +44,7 @@ mod transfer;
 mod transport;
 mod users;
 mod values;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write as _;

@@ -129,6 +129,11 @@ impl Progress {
         }
     }
 
+    /// Whether it is a live view, from which what steps wrote is gone at the end.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(lock(&self.inner).view, View::Tty(_))
+    }
+
     /// The first step that failed, with the end of its log.
     pub(crate) fn failed(&self) -> Option<FailedStep> {
         lock(&self.inner).steps.failed()

@@ -9,7 +9,7 @@
 //! concurrent    many processes, one store
 //! interrupted   Ctrl-C and kill -9
 //! debug         what failed steps leave, under a terminal; terminal: one for a test
-//! same_bytes    one build, one digest, whoever builds
+//! same_bytes    one build, one digest, whoever builds; reproducible: twenty more, and build --verify
 //! memory        peaks on a big tree; daemon: Debian's docker-registry
 //! bad_input     tables of input that must be refused: with clear words, an exit code, and nothing half done
 //!   │ lab       a folder, a store and a registry for one test; registry: one that can be pushed to, lies, and waits
@@ -51,6 +51,7 @@ mod pattern;
 mod properties;
 mod pull;
 mod registry;
+mod reproducible;
 mod same_bytes;
 mod server;
 mod terminal;
