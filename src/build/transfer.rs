@@ -434,12 +434,19 @@ fn list_files(
     files: &[(Vec<u8>, crate::layer::Found)],
 ) -> Result<(), BuildError> {
     for (path, found) in files {
-        let first = first_name(tree, found)?;
-        let content = match &first.entry.kind {
-            Kind::File { .. } => Some(tree.digest(&first)?),
+        let first;
+        let found = match &found.entry.kind {
+            Kind::HardLink { .. } => {
+                first = first_name(tree, found)?;
+                &first
+            }
+            _ => found,
+        };
+        let content = match &found.entry.kind {
+            Kind::File { .. } => Some(tree.digest(found)?),
             _ => None,
         };
-        listing.entry(path, &first.entry, content);
+        listing.entry(path, &found.entry, content);
     }
     Ok(())
 }
