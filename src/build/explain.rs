@@ -46,7 +46,7 @@ pub enum Explain {
 /// What became of something since the nearest earlier record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Change {
+pub enum InputChange {
     /// It was not there.
     New,
     /// It is not there any more.
@@ -117,7 +117,7 @@ pub enum Reason {
         /// Its name.
         name: String,
         /// What became of it.
-        change: Change,
+        change: InputChange,
         /// Its value now, unless its name is a secret's.
         now: Option<String>,
     },
@@ -126,7 +126,7 @@ pub enum Reason {
         /// Its name.
         name: String,
         /// What became of it.
-        change: Change,
+        change: InputChange,
         /// Its value now, unless its name is a secret's.
         now: Option<String>,
     },
@@ -142,7 +142,7 @@ pub enum Reason {
         /// Whose path it is, if not the build context's: `stage build`, `context docs`.
         from: Option<String>,
         /// What became of it.
-        change: Change,
+        change: InputChange,
         /// In what it changed: `content`, `mode 0644 → 0755`, `type`, `target`, `owner`.
         what: Vec<String>,
     },
@@ -175,7 +175,7 @@ pub enum Reason {
         /// Its type and target or id: `cache /root/.cache`.
         mount: String,
         /// Whether it is new or gone.
-        change: Change,
+        change: InputChange,
     },
     /// Another input.
     Input {
@@ -197,12 +197,12 @@ pub struct Explanation {
     pub reasons: Vec<Reason>,
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for InputChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Change::New => "is new",
-            Change::Gone => "is gone",
-            Change::Changed => "changed",
+            InputChange::New => "is new",
+            InputChange::Gone => "is gone",
+            InputChange::Changed => "changed",
         })
     }
 }
@@ -309,13 +309,13 @@ fn variable(
     f: &mut fmt::Formatter<'_>,
     what: &str,
     name: &str,
-    change: Change,
+    change: InputChange,
     now: &Option<String>,
 ) -> fmt::Result {
     write!(f, "{what} {name} {change}")?;
     match (change, now) {
-        (Change::Changed, Some(now)) => write!(f, ", to {now}"),
-        (Change::New, Some(now)) => write!(f, ": {now}"),
+        (InputChange::Changed, Some(now)) => write!(f, ", to {now}"),
+        (InputChange::New, Some(now)) => write!(f, ": {now}"),
         _ => Ok(()),
     }
 }

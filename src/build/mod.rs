@@ -65,7 +65,7 @@ pub use copy::CopyError;
 pub use debug::{DebugCommand, DebugRequest, DebugSession, debug};
 pub use error::BuildError;
 pub use event::{Event, EventKind, Events, StepId};
-pub use explain::{Explain, Explanation, Reason};
+pub use explain::{Explain, Explanation, InputChange, Reason};
 pub use failed::{FailedRun, How, KeptStep};
 pub use mode::ModeError;
 pub use secrets::{SecretSource, Secrets};

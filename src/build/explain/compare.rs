@@ -15,7 +15,7 @@ use crate::plan::redacted;
 use crate::store::{Place, Record};
 
 use super::nearest::step_text;
-use super::{Change, MAX_SHOWN, Missed, Reason, listed_with_labels, quoted, shown};
+use super::{InputChange, MAX_SHOWN, Missed, Reason, listed_with_labels, quoted, shown};
 
 /// How many paths of one source are told; the rest is counted.
 const MAX_PATHS: usize = 20;
@@ -65,7 +65,7 @@ impl Engine<'_> {
         let mut reasons = Vec::new();
         let mut below = None;
         let mut text_differs = false;
-        let mut mounts: Vec<(String, Change)> = Vec::new();
+        let mut mounts: Vec<(String, InputChange)> = Vec::new();
         for label in was.labels_with(&now) {
             let (old, new) = (was.get(label), now.get(label));
             if old == new {
@@ -73,14 +73,14 @@ impl Engine<'_> {
             }
             let (first, rest) = label.split_once(' ').unwrap_or((label, ""));
             let change = match (old.is_empty(), new.is_empty()) {
-                (true, _) => Change::New,
-                (_, true) => Change::Gone,
-                _ => Change::Changed,
+                (true, _) => InputChange::New,
+                (_, true) => InputChange::Gone,
+                _ => InputChange::Changed,
             };
             match (first, change) {
                 // Of another version all the rest may be named otherwise.
                 ("kind", _) => return Ok(vec![Reason::Version]),
-                ("base", Change::Changed) => {
+                ("base", InputChange::Changed) => {
                     let was = earlier.and_then(|p| p.below.as_deref());
                     below = Some(self.below(missed, vertex, was.or(Some("scratch"))));
                 }
@@ -91,7 +91,7 @@ impl Engine<'_> {
                 ("environment", _) => {
                     reasons.push(environment(vertex, earlier, rest, change));
                 }
-                ("heredoc", Change::Changed) => {
+                ("heredoc", InputChange::Changed) => {
                     let kept = |value: Option<&&str>| -> Result<Option<Vec<u8>>, BuildError> {
                         match value.and_then(|v| v.parse::<Digest>().ok()) {
                             Some(digest) => Ok(self.store.listing(&digest)?),
@@ -106,16 +106,16 @@ impl Engine<'_> {
                         _ => heredoc(rest, None, None),
                     });
                 }
-                ("files" | "file", Change::Changed) => {
+                ("files" | "file", InputChange::Changed) => {
                     self.files(missed, vertex, label, old, &mut reasons)?;
                 }
-                ("bind", _) if rest.ends_with(" read-only") && change == Change::Changed => {
+                ("bind", _) if rest.ends_with(" read-only") && change == InputChange::Changed => {
                     reasons.push(input(label, old, new));
                 }
-                ("bind", Change::Changed) => {
+                ("bind", InputChange::Changed) => {
                     self.files(missed, vertex, label, old, &mut reasons)?;
                 }
-                ("repository", Change::Changed) => {
+                ("repository", InputChange::Changed) => {
                     let commit = |value: Option<&&str>| {
                         let text = value.map_or("", |v| v.split(' ').next().unwrap_or_default());
                         shown(text.as_bytes())
@@ -132,7 +132,7 @@ impl Engine<'_> {
                 }
                 ("bind", _) if rest.ends_with(" read-only") => {}
                 ("bind", _) => mounts.push((label.to_owned(), change)),
-                ("cache" | "tmpfs" | "secret" | "ssh", Change::New | Change::Gone) => {
+                ("cache" | "tmpfs" | "secret" | "ssh", InputChange::New | InputChange::Gone) => {
                     let mount = label.rsplit_once(' ').map_or(label, |(mount, _)| mount);
                     // A mount that is there in both has gained or lost a field only.
                     let in_both = was.has_mount(mount) && now.has_mount(mount);
@@ -234,9 +234,9 @@ impl Engine<'_> {
                     (false, false) => shown(&path),
                 };
                 let (change, what) = match difference.change {
-                    PathChange::New => (Change::New, Vec::new()),
-                    PathChange::Gone => (Change::Gone, Vec::new()),
-                    PathChange::Changed(what) => (Change::Changed, what),
+                    PathChange::New => (InputChange::New, Vec::new()),
+                    PathChange::Gone => (InputChange::Gone, Vec::new()),
+                    PathChange::Changed(what) => (InputChange::Changed, what),
                 };
                 reasons.push(Reason::File {
                     path,
@@ -476,7 +476,12 @@ fn plain(text: &str) -> &str {
     text.strip_suffix(" # buildkit").unwrap_or(text)
 }
 
-fn environment(vertex: &Vertex, earlier: Option<&Place>, name: &str, change: Change) -> Reason {
+fn environment(
+    vertex: &Vertex,
+    earlier: Option<&Place>,
+    name: &str,
+    change: InputChange,
+) -> Reason {
     let now = match &vertex.op {
         Op::Run(run) => run.env.iter().find(|(n, _)| n == name).map(|(_, v)| v),
         _ => None,
@@ -486,7 +491,7 @@ fn environment(vertex: &Vertex, earlier: Option<&Place>, name: &str, change: Cha
         .map(|value| quoted(&redacted(value)));
     let declared = |arguments: &[String]| arguments.iter().any(|a| a == name);
     let is_argument = match change {
-        Change::Gone => earlier.is_some_and(|place| declared(&place.arguments)),
+        InputChange::Gone => earlier.is_some_and(|place| declared(&place.arguments)),
         _ => declared(&vertex.arguments),
     };
     let name = shown(name.as_bytes());

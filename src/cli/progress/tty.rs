@@ -36,12 +36,14 @@ enum Style {
     Done,
     Failed,
     Dim,
+    /// Nothing of it is cut off: the terminal breaks it where it must. Only for what scrolls away.
+    Whole,
 }
 
 impl Style {
     fn code(self) -> &'static str {
         match self {
-            Style::Plain => "",
+            Style::Plain | Style::Whole => "",
             Style::Done => "\x1b[36m",
             Style::Failed => "\x1b[31m",
             Style::Dim => "\x1b[2m",
@@ -91,8 +93,8 @@ impl Tty {
                     });
                     for reason in step.why.iter().flat_map(|why| &why.reasons) {
                         self.permanent.push(Styled {
-                            text: format!(" => => not cached: {reason}"),
-                            style: Style::Plain,
+                            text: printable(format!(" => => not cached: {reason}").as_bytes()),
+                            style: Style::Whole,
                         });
                     }
                     true
@@ -158,7 +160,10 @@ impl Tty {
             .map(|l| (l, false))
             .chain(live.into_iter().map(|l| (l, true)))
         {
-            let (text, width) = fit(&line.text, size.columns);
+            let (text, width) = match line.style {
+                Style::Whole => (line.text, 0),
+                _ => fit(&line.text, size.columns),
+            };
             let code = if self.colours { line.style.code() } else { "" };
             out.push_str(code);
             out.push_str(&text);
@@ -335,7 +340,9 @@ fn fit(text: &str, columns: usize) -> (String, usize) {
 
 #[cfg(test)]
 mod tests {
-    use strata::build::{EventKind, StepId};
+    use std::sync::Arc;
+
+    use strata::build::{EventKind, Explanation, InputChange, Reason, StepId};
 
     use super::*;
 
@@ -400,6 +407,37 @@ mod tests {
         // The next frame goes back over the four live lines and leaves the one that scrolled.
         let next = tty.draw(Duration::from_secs(2), &steps, SIZE);
         assert!(next.starts_with(b"\x1b[4A\r"));
+    }
+
+    #[test]
+    fn reasons_scroll_with_their_step_and_are_whole() {
+        let (mut steps, mut tty) = (Steps::default(), Tty::new("Building", false));
+        start(&mut steps, &mut tty, 0, "[1/1] COPY src /src");
+        let at = Duration::from_millis(400);
+        let path = "src/a/path/that/is/longer/than/the/terminal/is/wide".to_owned();
+        let step = StepId(0);
+        let file = Reason::File {
+            path,
+            from: None,
+            change: InputChange::Changed,
+            what: vec!["content".to_owned()],
+        };
+        let why = Arc::new(Explanation {
+            step: "[1/1] COPY src /src".to_owned(),
+            reasons: vec![file, Reason::MoreFiles { count: 2 }],
+        });
+        let change = steps.apply(at, &EventKind::NotCached { step, why });
+        assert!(!tty.change(&steps, &change), "seen when the step ends");
+        let cached = false;
+        let change = steps.apply(at, &EventKind::Finished { step, cached });
+        assert!(tty.change(&steps, &change));
+        let frame = tty.draw(Duration::from_secs(1), &steps, SIZE);
+        insta::assert_snapshot!(visible(&frame), @r"
+        => [1/1] COPY src /src            0.4s
+        => => not cached: src/a/path/that/is/longer/than/the/terminal/is/wide changed: content
+        => => not cached: 2 more files
+       [+] Building 1.0s (1/1)
+        ");
     }
 
     #[test]
