@@ -129,3 +129,59 @@ fn a_page_that_cannot_be_written_is_an_error() {
     let both = ["layers", "--html", "x", "--format", "json", "app"];
     assert_eq!(lab.strata(&both).output().unwrap().status.code(), Some(2));
 }
+
+#[test]
+fn pages_say_what_to_change() {
+    let lab = Lab::new();
+    lab.write("ctx/f", &"data ".repeat(20_000));
+    lab.write(
+        "ctx/Dockerfile",
+        "FROM @REG@/busybox\n\
+         RUN head -c 300000 /dev/urandom >/blob\n\
+         COPY f /d/\n\
+         RUN rm /blob && chmod 4755 /d/f\n",
+    );
+    lab.write("ctx/other", "FROM @REG@/busybox\nCOPY f /elsewhere\n");
+    lab.ok(&["build", "-q", "-t", "one", "ctx"]);
+    lab.ok(&["build", "-q", "-t", "two", "-f", "ctx/other", "ctx"]);
+
+    let page = data(&lab.ok(&["layers", "--html", "-", "one"]));
+    let lines = |finding: &Value| (finding["line"].as_u64(), finding["wasted_bytes"].as_u64());
+    let findings = list(&page["findings"]);
+    assert_eq!(lines(findings[0]), (Some(2), Some(300_000)), "{findings:?}");
+    assert_eq!(findings[0]["title"], "Deleted later: /blob");
+    assert_eq!(lines(findings[1]), (Some(3), Some(100_000)), "{findings:?}");
+    for finding in &findings[..2] {
+        assert_eq!(finding["file"], "Dockerfile");
+        assert!(!finding["change"].as_str().unwrap().is_empty());
+    }
+
+    lab.ok(&["dedup", "--html", "all.html"]);
+    let text = std::fs::read_to_string(lab.folder.join("all.html")).unwrap();
+    let page = data(&text);
+    let images = list(&page["images"]);
+    let bytes = |image: &Value, what: &str| image[format!("{what}_bytes")].as_u64().unwrap();
+    for image in &images {
+        let parts = ["unique", "shared", "wasted"].map(|part| bytes(image, part));
+        assert_eq!(
+            parts.iter().sum::<u64>(),
+            bytes(image, "unpacked"),
+            "{image}"
+        );
+        // busybox, which is an image of the store itself only where it was pulled, is in both.
+        assert!(bytes(image, "shared") > 500_000, "{image}");
+    }
+    let named = |name: &str| {
+        images
+            .iter()
+            .find(|i| i["name"].as_str().unwrap().starts_with(name))
+    };
+    assert_eq!(bytes(named("one").unwrap(), "wasted"), 400_000);
+    assert_eq!(bytes(named("one").unwrap(), "unique"), 100_000);
+    assert_eq!(bytes(named("two").unwrap(), "unique"), 100_000);
+    let across = list(&page["findings"]);
+    let across = across
+        .iter()
+        .find(|f| f["title"].as_str().unwrap().contains("different layers"));
+    assert_eq!(across.unwrap()["wasted_bytes"], 100_000, "{page}");
+}

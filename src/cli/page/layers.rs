@@ -1,13 +1,32 @@
 //! The page of `layers`: one image, layer by layer, with all its files.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use strata::inspect::{ChangeKind, ChangeRow, Contents, FileType, LayersReport};
+use strata::inspect::{ChangeKind, ChangeRow, Contents, FileType, LayersReport, Survey};
+use strata::oci::DiffId;
 
-use super::{Change, Fate, FileTable, Image, Layer, Page, Row, Totals};
+use super::{Change, Fate, FileTable, Finding, Image, Layer, Page, Row, Totals};
 
-/// The page of a report that has its files.
-pub(crate) fn layers(contents: &Contents, report: &LayersReport<'_>, command: &str) -> Page {
+/// The page of an image: its layers, its files, and what would save what it wastes.
+pub(crate) fn layers(contents: &Contents, command: &str) -> Page {
+    let report = LayersReport::new(contents, true);
+    let mut survey = Survey::default();
+    survey.add(contents);
+    let toc = |id: &DiffId| {
+        let layer = contents.layers.iter().find(|layer| layer.diff_id == *id);
+        layer.map(|layer| Arc::clone(&layer.toc))
+    };
+    let waste = survey.finish(1, &toc);
+    page(contents, &report, super::dedup::findings(&waste), command)
+}
+
+fn page(
+    contents: &Contents,
+    report: &LayersReport<'_>,
+    findings: Vec<Finding>,
+    command: &str,
+) -> Page {
     let fates = fates(report);
     let mut files = FileTable::default();
     let mut layers = Vec::with_capacity(report.layers.len());
@@ -60,7 +79,7 @@ pub(crate) fn layers(contents: &Contents, report: &LayersReport<'_>, command: &s
     Page {
         command: command.into(),
         title: report.image.name.into(),
-        generator: concat!("strata ", env!("CARGO_PKG_VERSION")),
+        generator: super::GENERATOR,
         totals: Totals {
             unpacked_bytes: totals.unpacked_bytes,
             compressed_bytes: totals.size_bytes,
@@ -77,7 +96,7 @@ pub(crate) fn layers(contents: &Contents, report: &LayersReport<'_>, command: &s
             wasted_bytes: totals.wasted_bytes,
         }],
         layers,
-        findings: Vec::new(),
+        findings,
         notes: Vec::new(),
         files,
     }

@@ -11,6 +11,7 @@
 //!
 //! Equal reports give equal bytes.
 
+mod dedup;
 mod files;
 mod layers;
 mod text;
@@ -23,12 +24,16 @@ use base64::Engine as _;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use dedup::dedup;
 use files::{Change, Fate, FileTable, Row};
 pub(crate) use layers::layers;
 use text::Text;
 
 use super::error::{CliError, Doing as _};
 use super::output::print;
+
+/// Who made it, at its foot.
+const GENERATOR: &str = concat!("strata ", env!("CARGO_PKG_VERSION"));
 
 const FRAME: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -70,7 +75,9 @@ pub(crate) struct Page {
 pub(crate) struct Totals {
     pub(crate) unpacked_bytes: u64,
     pub(crate) compressed_bytes: u64,
+    /// What one image wastes; of several, what the layers hold of contents that are in them before.
     pub(crate) wasted_bytes: u64,
+    /// Blobs that several images have.
     pub(crate) shared_bytes: u64,
 }
 
@@ -123,6 +130,8 @@ pub(crate) struct Finding {
     pub(crate) line: Option<u32>,
     /// Some of the paths.
     pub(crate) paths: Vec<Text>,
+    /// How many more there are.
+    pub(crate) more_paths: u64,
     /// What to do; code stands between backticks.
     pub(crate) change: Option<String>,
 }

@@ -8,7 +8,8 @@ function start() {
   byId("title").append(shown(page.title));
   document.title = `${plain(page.title)} · strata`;
   const only = page.images.length === 1 ? page.images[0] : null;
-  byId("about").textContent = only ? [only.platform, only.digest].filter(Boolean).join(" · ") : plural(page.images.length, "image");
+  if (only) byId("about").textContent = [only.platform, only.digest].filter(Boolean).join(" · ");
+  else page.images.slice(0, 8).forEach((image, at) => byId("about").append(at ? ", " : "", shown(image.name), at === 7 ? ", …" : ""));
   figures();
   images();
   findings();
@@ -52,9 +53,12 @@ function figures() {
     const [number, unit] = typeof bytes === "string" ? [bytes, ""] : size(bytes).split(" ");
     return el("div", { class: bad ? "bad" : null }, el("dt", null, name), el("dd", null, number, unit ? el("small", null, unit) : null), note ? el("dd", { class: "note" }, note) : null);
   };
-  const wasted = figure("Wasted", total.wasted_bytes, `${percent(total.wasted_bytes, total.unpacked_bytes)} of the unpacked bytes`, total.wasted_bytes > total.unpacked_bytes / 100);
-  const parts = [figure("Unpacked", total.unpacked_bytes, "all layers together"), figure("Compressed", total.compressed_bytes, "as pushed and pulled"), wasted];
-  if (page.images.length > 1) parts.push(figure("Shared", total.shared_bytes, "by more than one image"), figure("Images", count(page.images.length)));
+  const bad = total.wasted_bytes > total.unpacked_bytes / 100;
+  const share = percent(total.wasted_bytes, total.unpacked_bytes);
+  const wasted = page.images.length === 1 ? figure("Wasted", total.wasted_bytes, `${share} of the unpacked bytes`, bad)
+    : figure("Copies", total.wasted_bytes, `${share}: contents that are there already`, bad);
+  const parts = [figure("Unpacked", total.unpacked_bytes, "each layer once"), figure("Compressed", total.compressed_bytes, "as pushed and pulled"), wasted];
+  if (page.images.length > 1) parts.push(figure("Shared", total.shared_bytes, "compressed, by several images"), figure("Images", count(page.images.length)));
   if (page.layers.length) parts.push(figure("Layers", count(page.layers.length)));
   if (files && files.name.length) parts.push(figure("Files", count(files.name.length - [...files.kind].filter((kind) => kind === "w").length)));
   byId("figures").append(...parts);
@@ -99,14 +103,14 @@ function card(finding) {
   where.push(finding.instruction ?? "");
   const image = page.images.length > 1 && finding.image !== null && finding.image !== undefined ? page.images[finding.image].name : null;
   const paths = (finding.paths ?? []).slice(0, 4);
-  const hidden = (finding.paths ?? []).length - paths.length;
+  const hidden = (finding.paths ?? []).length - paths.length + finding.more_paths;
   return el("li", { class: "card" },
     el("p", { class: "saves" }, el("b", null, size(finding.wasted_bytes)), finding.compressed_estimate_bytes ? `about ${size(finding.compressed_estimate_bytes)} compressed` : null),
     shown(finding.title, el("h3")),
     image ? el("p", { class: "sum" }, shown(image)) : null,
     where.length > 1 || where[0] ? el("p", { class: "where" }, ...where) : null,
     paths.length ? el("p", { class: "paths" }, ...paths.flatMap((path) => [shown(path), el("br")]), hidden > 0 ? `and ${count(hidden)} more` : null) : null,
-    finding.change ? withCode(finding.change, el("p", { class: "todo" })) : null);
+    finding.change ? withCode(finding.change.replace(/^[a-z]/, (c) => c.toUpperCase()), el("p", { class: "todo" })) : null);
 }
 
 // Text between backticks is code.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use strata::inspect::{
     Contents, DedupReport, Documents, Finding, FindingKind, LayerPart, Reading, Survey, escaped,
@@ -14,6 +15,7 @@ use super::screen::{Screen, right};
 use crate::cli::error::{CliError, Doing as _};
 use crate::cli::inspect::wanted_platform;
 use crate::cli::output::{Format, human_size, note, print, print_json};
+use crate::cli::page;
 use crate::cli::session::{Needs, Session};
 
 /// Find what images hold twice, or in vain, and say what would save it; --apply frees disk space
@@ -24,6 +26,7 @@ Examples:
   strata dedup                             of all images of the store, and what they have in common
   strata dedup app docker://docker.io/library/app:1
   strata dedup --format json | jq '.findings[0]'
+  strata dedup --html images.html          a page of it, to look at in a browser
   strata dedup --apply                     let equal files of unpacked layers share their blocks
 
 Bytes are those of the contents of files, uncompressed. Wasted are (copies - 1) x size. What a waste takes in a compressed
@@ -47,6 +50,10 @@ pub(crate) struct DedupArgs {
     /// How the result is shown
     #[arg(long, value_enum, value_name = "FORM", default_value = "table")]
     format: Format,
+    /// Write a page to look at in a browser instead: what each image shares and wastes, and all findings; - for standard
+    /// output
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "apply"])]
+    html: Option<PathBuf>,
 }
 
 impl DedupArgs {
@@ -68,6 +75,10 @@ impl DedupArgs {
         }
         let toc = |id: &strata::oci::DiffId| store.as_ref()?.toc(id).ok().flatten();
         let report = survey.finish(min_bytes, &toc);
+        if let Some(path) = &self.html {
+            let command = [&["strata dedup".to_owned()], &self.images[..]].concat();
+            return page::dedup(&report, &command.join(" ")).write(path);
+        }
         match self.format {
             Format::Json => print_json(&report),
             Format::Table => print(render(&report, self.top, &Screen::of_stdout())),

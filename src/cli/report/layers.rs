@@ -47,11 +47,11 @@ impl LayersArgs {
     /// Runs `layers`.
     pub(crate) fn run(&self, session: &Session) -> Result<(), CliError> {
         let contents = contents(session, &self.image, self.platform.as_deref())?;
-        let report = LayersReport::new(&contents, self.files || self.html.is_some());
         if let Some(path) = &self.html {
             let command = format!("strata layers {}", self.image);
-            return page::layers(&contents, &report, &command).write(path);
+            return page::layers(&contents, &command).write(path);
         }
+        let report = LayersReport::new(&contents, self.files);
         match self.format {
             Format::Json => print_json(&report),
             Format::Table => print(render(&report, &Screen::of_stdout())),

@@ -51,6 +51,8 @@ pub struct ImageWaste {
     pub stored_bytes: u64,
     /// The contents that some path of the image shows, each once.
     pub distinct_bytes: u64,
+    /// What of them lies in layers that other images of the report have, too.
+    pub shared_bytes: u64,
     /// Overwritten by other content.
     pub overwritten_bytes: u64,
     /// Deleted by a later layer.

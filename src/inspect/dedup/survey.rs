@@ -24,8 +24,8 @@ const EXAMPLES: usize = 5;
 #[derive(Default)]
 pub struct Survey {
     images: Vec<ImageWaste>,
-    /// The places of an image's layers in `layers`.
-    stacks: Vec<Vec<usize>>,
+    /// The places of an image's layers in `layers`, each with the bytes that the image needs of it.
+    stacks: Vec<Vec<(usize, u64)>>,
     layers: Vec<Layer>,
     by_diff_id: HashMap<DiffId, usize>,
     contents: HashMap<Digest, Copies>,
@@ -99,13 +99,20 @@ impl Survey {
             own_size_bytes: 0,
             stored_bytes: waste.stored_bytes,
             distinct_bytes: waste.distinct_bytes,
+            shared_bytes: 0,
             overwritten_bytes: 0,
             deleted_bytes: 0,
             recopied_bytes: 0,
             duplicate_bytes: 0,
         };
+        let mut needed: Vec<u64> = stack
+            .iter()
+            .map(|at| self.layers[*at].stored_bytes)
+            .collect();
         for needless in &waste.needless {
             let bytes = own_bytes(waste.timeline.entry(needless.place));
+            let of_layer = &mut needed[needless.place.layer];
+            *of_layer = of_layer.saturating_sub(bytes);
             match needless.kind {
                 FindingKind::Overwritten => sums.overwritten_bytes += bytes,
                 FindingKind::Deleted => sums.deleted_bytes += bytes,
@@ -115,7 +122,7 @@ impl Survey {
         }
         self.find(contents, &waste.needless, &sums.name, &stack);
         self.images.push(sums);
-        self.stacks.push(stack);
+        self.stacks.push(stack.into_iter().zip(needed).collect());
     }
 
     fn add_layer(&mut self, image: &str, at: usize, layer: &LayerContents) -> usize {
@@ -260,6 +267,12 @@ impl Survey {
                     layers.shared_bytes += size_bytes;
                 }
             }
+        }
+        for (image, stack) in self.images.iter_mut().zip(&self.stacks) {
+            let shared = stack
+                .iter()
+                .filter(|(at, _)| self.layers[*at].images.len() > 1);
+            image.shared_bytes = shared.map(|(_, needed)| needed).sum();
         }
         layers.referenced_bytes = self.images.iter().map(|i| i.size_bytes).sum();
         let mut contents = self.unknown;

@@ -100,6 +100,7 @@ fn page(files: &[File]) -> Page {
             file: Some("Dockerfile".to_owned()),
             line: Some(3),
             paths: vec!["/cache".into()],
+            more_paths: 0,
             change: Some("Put `rm -r /cache` at the end of line 3".to_owned()),
         }],
         layers,
@@ -326,6 +327,7 @@ fn hostile_names_are_names() {
             file: Some("<b>".to_owned()),
             line: Some(1),
             paths: vec![Text::from(*name)],
+            more_paths: 0,
             change: Some(String::from_utf8_lossy(name).into_owned()),
         });
         page.images[0].name = Text::from(*name);
