@@ -94,6 +94,7 @@ impl Resolve for Anything {
     ) -> Result<ResolvedImage, ResolveError> {
         Err(ResolveError {
             name: path.display().to_string(),
+            hint: None,
             source: "no bench asks for it".into(),
         })
     }

@@ -7,15 +7,15 @@ use std::thread::Scope;
 
 use crate::layer::{
     Change, Compression, Devices, DiffOptions, Earlier, Kind, Materialise, Ownership, PackOptions,
-    Root, Toc, TreeOptions, Whiteouts,
+    Packed, Root, Toc, TreeOptions, Whiteouts,
 };
 use crate::oci::{ChainId, Descriptor, Digest};
 use crate::plan::graph::VertexId;
-use crate::store::{KeyLock, LastLayer, LayerId, Place, Record};
+use crate::store::{KeyLock, LastLayer, LayerId, Place, Record, Remark};
 
 use super::engine::{Engine, Layers, chain, make_layer_dir, now, open_dir};
 use super::snapshot::{Committed, Snapshot};
-use super::{BuildError, strays};
+use super::{BuildError, footguns, strays};
 
 /// From how many files on it pays to look for what is unchanged since the last build.
 const MANY_FILES: usize = 32;
@@ -69,6 +69,7 @@ impl Engine<'_> {
                         let record = record.unless_small(&changes);
                         let earlier = self.earlier(&record, false)?;
                         let packed = self.pack(changes, None, earlier)?;
+                        let record = self.look(id, record, &packed.0)?;
                         let files = Files::Upper(dir);
                         self.publish(packed, files, &below, created, record, &shared)
                     });
@@ -81,6 +82,7 @@ impl Engine<'_> {
                 let record = record.unless_small(&changes);
                 let earlier = self.earlier(&record, true)?;
                 let packed = self.pack(changes, Some(&dir), earlier)?;
+                let record = self.look(id, record, &packed.0)?;
                 let snapshot = Snapshot::active(Some(Arc::new(open_dir(&dir)?)));
                 let files = Files::Written(dir);
                 snapshot.commit(|| self.publish(packed, files, &below, created, record, &snapshot));
@@ -97,6 +99,7 @@ impl Engine<'_> {
                         let record = record.unless_small(&changes);
                         let earlier = self.earlier(&record, false)?;
                         let packed = self.pack(changes, None, earlier)?;
+                        let record = self.look(id, record, &packed.0)?;
                         self.publish(packed, Files::None, &below, created, record, &shared)
                     });
                 });
@@ -123,11 +126,26 @@ impl Engine<'_> {
             inner: &mut ingest,
             cancel: self.cancel,
         };
-        let packed = crate::layer::pack_after(changes, out, &options, target.as_ref(), earlier);
+        let needles = self.needles.as_ref();
+        let packed =
+            crate::layer::pack_after(changes, out, &options, target.as_ref(), earlier, needles);
         if self.cancel.load(Ordering::Relaxed) {
             return Err(BuildError::Canceled);
         }
         Ok((packed?, ingest))
+    }
+
+    // Looks at what was packed. Nothing of it is in the store yet.
+    fn look(
+        &self,
+        id: VertexId,
+        mut record: PendingRecord,
+        packed: &Packed,
+    ) -> Result<PendingRecord, BuildError> {
+        for remark in footguns::of_leaks(&packed.leaks) {
+            self.remark(id, remark, &mut record.remarks)?;
+        }
+        Ok(record)
     }
 
     // What the step's last layer may give to this one; `tree` if files are to be written.
@@ -235,6 +253,7 @@ impl Engine<'_> {
             copied_to,
             lock,
             last,
+            remarks,
         } = record;
         if let Some(last) = last {
             let made = LastLayer {
@@ -254,6 +273,7 @@ impl Engine<'_> {
             step,
             place: Some(place),
             copied_to,
+            remarks,
         })?;
         drop(lock);
         Ok(Committed {
@@ -306,6 +326,8 @@ pub(super) struct PendingRecord {
     pub(super) place: Place,
     pub(super) copied_to: Vec<crate::store::PathBytes>,
     pub(super) lock: Option<KeyLock>,
+    /// What to know of the layer.
+    pub(super) remarks: Vec<Remark>,
     /// What tells the step from others whatever it reads, if the result may be made from its last one.
     pub(super) last: Option<Digest>,
 }

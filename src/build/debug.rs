@@ -314,6 +314,7 @@ impl Debugger<'_> {
     ) -> Result<Arc<OwnedFd>, BuildError> {
         let missing = || BuildError::MountSource {
             path: String::from_utf8_lossy(path).into_owned(),
+            nearest: None,
         };
         if let ([one], true) = (lowers, read_only) {
             return Ok(Arc::new(inside(one, path).map_err(|_| missing())?));

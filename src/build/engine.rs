@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::layer::{Stack, Toc};
+use crate::layer::{MIN_SECRET_BYTES, Needles, Stack, Toc};
 use crate::oci::{ChainId, DiffId, Digest};
 use crate::plan::graph::{CopyOp, Op, Origin, RunMount, RunOp, Vertex, VertexId, WorkdirOp};
 use crate::store::{Store, Work};
@@ -26,7 +26,7 @@ use super::snapshot::{Committed, Snapshot};
 use super::transfer::{Part, Prepared};
 use super::tree::Tree;
 use super::turns::Turns;
-use super::{BuildError, Fetch, Request};
+use super::{BuildError, Fetch, Request, footguns};
 
 /// How many layers are packed at once in the background. Each takes some 16 MiB for its buffers and keeps all cores busy alone;
 /// the second one works where the first waits for the disk.
@@ -46,6 +46,8 @@ pub(super) struct Engine<'a> {
     pub(super) fetch: &'a dyn Fetch,
     pub(super) pulls: Pulls,
     pub(super) packing: Turns,
+    /// The secrets to look for in what is made; `None` if there are none.
+    pub(super) needles: Option<Needles>,
     /// Layers whose directories hold more than they do: published when no step stands on them any more.
     pub(super) late: Mutex<Vec<(PathBuf, Arc<Toc>, DiffId)>>,
     /// What failed, to be kept when the build has ended.
@@ -154,7 +156,14 @@ impl<'a> Engine<'a> {
         let contexts = Contexts::new(store, request, events, graph.vertices.len());
         let work = store.work()?;
         let failed = AtomicBool::new(false);
+        let (needles, left_out) = footguns::needles(request);
+        for id in left_out {
+            events.event(EventKind::Notice(format!(
+                "secret {id} is not looked for in layers: it is shorter than {MIN_SECRET_BYTES} bytes, all one character, or cannot be read"
+            )));
+        }
         Ok(Engine {
+            needles,
             store,
             request,
             events,
@@ -175,6 +184,7 @@ impl<'a> Engine<'a> {
 
     /// Runs the graph and puts the result together.
     pub(super) fn build(&self) -> Result<Built, BuildError> {
+        self.look_at_configs()?;
         let graph = self.request.graph;
         let board = Mutex::new(Board {
             outcomes: BTreeMap::new(),
@@ -297,12 +307,14 @@ impl<'a> Engine<'a> {
             Err(error) => {
                 self.events.event(EventKind::Failed {
                     step,
-                    message: error.to_string(),
+                    message: crate::dockerfile::with_causes(&error),
                 });
                 let (name, lines) = (vertex.name.clone(), vertex.lines.clone());
+                let span = error.place(vertex);
                 Err(BuildError::Step {
                     name,
                     lines,
+                    span,
                     log_tail,
                     kept: None,
                     source: Arc::new(error),
@@ -400,17 +412,20 @@ impl<'a> Engine<'a> {
             _ => None,
         };
         let mut copied_to = Vec::new();
+        let mut remarks = Vec::new();
         let made = match step {
             Step::Run(run, parts) => {
                 drop(parts);
                 self.run(id, run, &below, inputs, log_tail)?
             }
             Step::Copy(copy, prepared) => {
-                let (changes, to) = self.copy(id, copy, &below, prepared, inputs)?;
+                let (changes, to) = self.copy(id, copy, &below, prepared, inputs, &mut remarks)?;
                 copied_to = to;
                 Made::Changes(changes)
             }
-            Step::Workdir(workdir) => Made::Changes(self.workdir(workdir, &below)?),
+            Step::Workdir(workdir) => {
+                Made::Changes(self.workdir(id, workdir, &below, &mut remarks)?)
+            }
         };
         let record = PendingRecord {
             key,
@@ -421,8 +436,13 @@ impl<'a> Engine<'a> {
             copied_to,
             lock,
             last,
+            remarks,
         };
         let snapshot = self.commit(scope, id, made, &below, record)?;
+        // A step of a strict build has not succeeded before its layer was looked through.
+        if self.request.strict && self.needles.is_some() {
+            snapshot.wait()?;
+        }
         Ok((
             Outcome {
                 layers: push(&below, snapshot),
@@ -466,6 +486,7 @@ impl<'a> Engine<'a> {
         if let Step::Copy(op, prepared) = step {
             self.found(id, op, prepared, record.copied_to);
         }
+        self.warn_again(self.vertex_of(id), &record.remarks)?;
         let diff_id = record.diff_id;
         let chain = below.map_or(ChainId(diff_id.0), |b| b.push(diff_id));
         let committed = Committed {

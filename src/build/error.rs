@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::dockerfile::{Diagnostic, Span};
 use crate::layer::LayerError;
+use crate::plan::graph::{CopySource, Op, RunMount, Vertex};
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
 
@@ -22,6 +24,8 @@ pub enum BuildError {
         name: String,
         /// The lines of the Dockerfile, from 1, end exclusive; empty for what no line says.
         lines: std::ops::Range<u32>,
+        /// The place in them that is to blame.
+        span: Span,
         /// The last lines of its output.
         log_tail: Vec<String>,
         /// What is kept of it, if anything is.
@@ -32,6 +36,9 @@ pub enum BuildError {
     /// A step that was expected to be cached is not.
     #[error("expected {} to be cached: {}", .0.step, reasons(.0))]
     NotCached(Explanation),
+    /// What BuildKit would do without a word, in a strict build.
+    #[error("{}{}", .0.message, .0.rule.map_or_else(String::new, |rule| format!(" [{rule}]")))]
+    Footgun(Box<Diagnostic>),
     /// The user ended it.
     #[error("build canceled")]
     Canceled,
@@ -163,10 +170,15 @@ pub enum BuildError {
         source: std::io::Error,
     },
     /// A mount whose source is not there.
-    #[error("mount source {path:?}: not found")]
+    #[error(
+        "mount source {path:?}: not found{}",
+        .nearest.as_ref().map_or_else(String::new, |name| format!(" (did you mean {name}?)"))
+    )]
     MountSource {
         /// As written.
         path: String,
+        /// What is there instead, if a name comes near.
+        nearest: Option<String>,
     },
     /// A download failed.
     #[error("cannot fetch {url}: {why}")]
@@ -282,6 +294,101 @@ impl BuildError {
             BuildError::Shared(inner) => inner.step(),
             _ => None,
         }
+    }
+
+    /// The cause itself, of a step's error and of one that is shared.
+    pub fn cause(&self) -> &BuildError {
+        match self {
+            BuildError::Step { source, .. } | BuildError::Shared(source) => source.cause(),
+            other => other,
+        }
+    }
+
+    /// The word of `vertex` that is to blame.
+    pub(super) fn place(&self, vertex: &Vertex) -> Span {
+        let spans = &vertex.spans;
+        let source = |wanted: &str| {
+            let Op::Copy(copy) = &vertex.op else {
+                return None;
+            };
+            let is_it = |s: &CopySource| match s {
+                CopySource::Path(path) => path == wanted,
+                CopySource::Http { url, .. } | CopySource::Git { url, .. } => {
+                    crate::plan::redacted(url) == wanted
+                }
+                CopySource::Inline { .. } => false,
+            };
+            let at = copy.sources.iter().position(is_it)?;
+            spans.sources.get(at)
+        };
+        let mount = |is_it: &dyn Fn(&RunMount) -> bool| {
+            let Op::Run(run) = &vertex.op else {
+                return None;
+            };
+            spans.mounts.get(run.mounts.iter().position(is_it)?)
+        };
+        let span = match self.cause() {
+            BuildError::Footgun(found) => Some(&found.span),
+            BuildError::Copy(CopyError::NotFound { path, .. })
+            | BuildError::Copy(CopyError::Pattern { pattern: path })
+            | BuildError::Copy(CopyError::TooManyLinks { path })
+            | BuildError::Ignored { path, .. } => source(path).or_else(|| {
+                mount(&|m| matches!(m, RunMount::Bind { source, .. } if source == path))
+            }),
+            BuildError::Fetch { url, .. }
+            | BuildError::Git { url, .. }
+            | BuildError::GitUrl { url, .. }
+            | BuildError::Checksum { url, .. } => source(url),
+            BuildError::Copy(
+                CopyError::NotADirectory { .. }
+                | CopyError::FileOverDirectory { .. }
+                | CopyError::DirectoryOverFile { .. },
+            ) => spans.target.as_ref(),
+            BuildError::NoFiles => spans.sources.first(),
+            BuildError::MountSource { path, .. } => {
+                mount(&|m| matches!(m, RunMount::Bind { source, .. } if source == path))
+            }
+            BuildError::NoSecret { id }
+            | BuildError::SecretSize { id }
+            | BuildError::ReadSecret { id, .. } => {
+                mount(&|m| matches!(m, RunMount::Secret { id: own, .. } if own == id))
+            }
+            BuildError::NoSsh { id } | BuildError::Ssh { id, .. } => {
+                mount(&|m| matches!(m, RunMount::Ssh { id: own, .. } if own == id))
+            }
+            _ => None,
+        };
+        span.copied().unwrap_or(spans.instruction)
+    }
+
+    /// What to do about it, where that is known and not said already.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self.cause() {
+            BuildError::Footgun(found) => return found.hint.clone(),
+            BuildError::Copy(CopyError::NotFound { .. }) => {
+                "paths are counted from the root of the build context; with --from, from the root of the image".to_owned()
+            }
+            BuildError::Ignored { file, line, path } => format!(
+                "change line {line} of {file}, or bring it back with a line !{}",
+                path.trim_start_matches("./").trim_start_matches('/')
+            ),
+            BuildError::Copy(CopyError::NotADirectory { .. } | CopyError::DirectoryOverFile { .. }) => {
+                "there is a file already: choose another destination, or remove it in a RUN before".to_owned()
+            }
+            BuildError::Copy(CopyError::FileOverDirectory { .. }) => {
+                "there is a folder already: end the destination in a slash to copy into it, or remove it in a RUN before".to_owned()
+            }
+            BuildError::Copy(CopyError::Pattern { .. }) => {
+                "a [ that is meant as it is, is written [[]".to_owned()
+            }
+            BuildError::NoUser { .. } | BuildError::NoGroup { .. } => {
+                "make it in a RUN before, or give a number".to_owned()
+            }
+            BuildError::Checksum { actual, .. } => {
+                format!("if what came is what you want, --checksum={actual}")
+            }
+            _ => return None,
+        })
     }
 
     /// Whether the user's own request ended the build.

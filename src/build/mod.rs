@@ -35,6 +35,7 @@ mod explain;
 mod failed;
 mod fetch;
 mod folder;
+mod footguns;
 pub mod git;
 mod key;
 mod lineage;
@@ -72,6 +73,7 @@ pub use secrets::{SecretSource, Secrets};
 pub use ssh::SshAgents;
 pub use verify::{Copied, Found, Verdict, verify};
 
+use crate::dockerfile::Diagnostic;
 use crate::layer::{Compression, Times};
 use crate::oci::Digest;
 use crate::plan::{Graph, ResolvedImage};
@@ -88,6 +90,10 @@ pub struct Request<'a> {
     pub contexts: BTreeMap<String, Context>,
     /// Secrets by id.
     pub secrets: Secrets,
+    /// Whether what BuildKit does without a word is an error rather than a warning.
+    pub strict: bool,
+    /// Whether the Dockerfile lets a warning be told.
+    pub speaks: &'a (dyn Fn(&Diagnostic) -> bool + Sync),
     /// Agents by id.
     pub ssh: SshAgents,
     /// How many steps run at once, at most.

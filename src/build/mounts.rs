@@ -23,7 +23,8 @@ use super::listing;
 use super::run::by_descriptor;
 use super::select::relative;
 use super::transfer::Part;
-use super::{BuildError, ssh};
+use super::tree::Tree;
+use super::{BuildError, select, ssh};
 
 /// What a command's mounts come to.
 pub(super) struct Mounted {
@@ -82,9 +83,7 @@ impl Engine<'_> {
                     let tree = self.origin(origin, inputs, false)?;
                     let at = tree.resolve(source.as_bytes())?;
                     if tree.lookup(&at).is_none() {
-                        return Err(BuildError::MountSource {
-                            path: source.clone(),
-                        });
+                        return Err(self.no_mount_source(source, origin, &tree));
                     }
                     let files: Vec<_> = tree
                         .walk(&at)
@@ -303,6 +302,17 @@ impl Engine<'_> {
         })
     }
 
+    fn no_mount_source(&self, path: &str, origin: &Origin, tree: &Tree) -> BuildError {
+        let hidden = match origin {
+            Origin::Context => self.contexts.explain(path),
+            _ => None,
+        };
+        hidden.unwrap_or_else(|| BuildError::MountSource {
+            path: path.to_owned(),
+            nearest: select::near(path, tree),
+        })
+    }
+
     // What a bind mount shows. Writes, where they are allowed, go to a layer that is thrown away.
     fn bind_source(
         &self,
@@ -315,6 +325,7 @@ impl Engine<'_> {
         let at = tree.resolve(source.as_bytes())?;
         let missing = || BuildError::MountSource {
             path: source.to_owned(),
+            nearest: None,
         };
         let found = tree.lookup(&at).ok_or_else(missing)?;
         let copied = || -> Result<(Arc<OwnedFd>, PathBuf), BuildError> {
@@ -401,7 +412,7 @@ impl Engine<'_> {
             let tree = self.origin(origin, inputs, true)?;
             let at = tree.resolve(path.as_bytes())?;
             if tree.lookup(&at).is_none() {
-                return Err(BuildError::MountSource { path: path.clone() });
+                return Err(self.no_mount_source(path, origin, &tree));
             }
             self.materialise(below_as_changes(&tree, &at)?, dir)?;
         }

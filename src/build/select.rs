@@ -3,7 +3,6 @@
 use crate::dockerfile::glob::{Pattern, has_wildcards};
 use crate::dockerfile::ignore::Ignore;
 use crate::dockerfile::nearest;
-use crate::layer::entry::parent;
 use crate::layer::{Found, Meta, Source};
 use crate::oci::Digest;
 use crate::plan::graph::{CopyOp, CopySource};
@@ -21,6 +20,13 @@ pub(super) struct Item {
     pub(super) from: Vec<u8>,
     /// What it holds.
     pub(super) content: Content,
+}
+
+impl Item {
+    /// Whether it is a directory, whose members are copied.
+    pub(super) fn is_directory(&self) -> bool {
+        matches!(&self.content, Content::Files(files) if files[0].1.entry.is_dir())
+    }
 }
 
 /// What a source holds.
@@ -122,25 +128,50 @@ pub(super) fn select_all(tree: &Tree, op: &CopyOp) -> Result<Item, BuildError> {
 }
 
 fn not_found(path: &str, tree: &Tree) -> CopyError {
-    let near = || {
-        let clean = draft::resolve(path.as_bytes(), &|_| None).ok()?;
-        let dir = parent(&clean)?;
-        let name = String::from_utf8(clean[dir.len()..].to_vec()).ok()?;
-        let there = tree.children(&tree.resolve(dir).ok()?);
+    CopyError::NotFound {
+        path: path.to_owned(),
+        nearest: near(path, tree),
+    }
+}
+
+/// A path that is there and may be meant: each of its names is that of `path` or comes near it, or the last one is the same.
+pub(super) fn near(path: &str, tree: &Tree) -> Option<String> {
+    let there = by_names(path, tree).or_else(|| elsewhere(path, tree))?;
+    // As it was written: from the root, or not.
+    Some(match path.starts_with('/') {
+        true => format!("/{there}"),
+        false => there,
+    })
+}
+
+fn by_names(path: &str, tree: &Tree) -> Option<String> {
+    let clean = draft::resolve(path.as_bytes(), &|_| None).ok()?;
+    let mut found: Vec<u8> = Vec::new();
+    for part in clean.split(|c| *c == b'/') {
+        let exact = join(&found, part);
+        let resolved = tree.resolve(&exact).ok()?;
+        if tree.lookup(&resolved).is_some() {
+            found = exact;
+            continue;
+        }
+        let there = tree.children(&tree.resolve(&found).ok()?);
         let names: Vec<String> = there
             .iter()
             .filter_map(|f| String::from_utf8(f.entry.name().to_vec()).ok())
             .collect();
-        let name = nearest(
-            name.trim_start_matches('/'),
-            names.iter().map(String::as_str),
-        )?;
-        Some(String::from_utf8_lossy(&join(dir, name.as_bytes())).into_owned())
-    };
-    CopyError::NotFound {
-        path: path.to_owned(),
-        nearest: near(),
+        let wanted = std::str::from_utf8(part).ok()?;
+        let name = nearest(wanted, names.iter().map(String::as_str))?;
+        found = join(&found, name.as_bytes());
     }
+    Some(String::from_utf8_lossy(&found).into_owned())
+}
+
+/// The first path with the same last name.
+fn elsewhere(path: &str, tree: &Tree) -> Option<String> {
+    let name = path.trim_end_matches('/').rsplit('/').next()?;
+    let is_it = |f: &Found| f.entry.name().eq_ignore_ascii_case(name.as_bytes());
+    let found = tree.walk(b"").into_iter().find(is_it)?;
+    Some(String::from_utf8_lossy(&found.entry.path).into_owned())
 }
 
 fn select_parents(path: &str, op: &CopyOp, tree: &Tree) -> Result<Vec<Item>, BuildError> {

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::dockerfile::footgun;
+use crate::dockerfile::glob::has_wildcards;
 use crate::layer::{Change, Kind, Source, Stack, Toc};
 use crate::plan::graph::{CopyOp, CopySource, Origin, VertexId, WorkdirOp};
 use crate::plan::redacted;
-use crate::store::PathBytes;
+use crate::store::{PathBytes, Remark};
 
 use super::copy::{self, Manner, first_name};
 use super::draft::Draft;
@@ -19,7 +21,7 @@ use super::key::Key;
 use super::listing::{self, Listing};
 use super::select::{self, Content, Item};
 use super::tree::Tree;
-use super::{BuildError, CopyError, archive, users};
+use super::{BuildError, CopyError, archive, footguns, users};
 
 /// The sources of a COPY or an ADD, selected and hashed.
 pub(super) struct Prepared(pub(super) Vec<Part>);
@@ -145,12 +147,22 @@ impl Engine<'_> {
             .iter()
             .for_each(|pattern| key.add("exclude", pattern));
         let mut parts = Vec::new();
-        for source in &op.sources {
+        for (at, source) in op.sources.iter().enumerate() {
             let part = match source {
                 CopySource::Path(path) => {
                     let tree = self.origin(&op.origin, inputs, false)?;
                     let items = select::select(op, source, &tree)
                         .map_err(|e| self.explain_missing(e, path, &op.origin))?;
+                    // The first of `--parents` is where the pattern starts from.
+                    let matched = |item: &Item| match &item.content {
+                        Content::Files(files) => files.len() > usize::from(op.parents),
+                        Content::Bytes { .. } => true,
+                    };
+                    if has_wildcards(path) && !items.iter().any(matched) {
+                        let spans = &self.vertex_of(id).spans;
+                        let span = spans.sources.get(at).unwrap_or(&spans.instruction);
+                        self.warn(footgun::wildcard_without_match(*span, path))?;
+                    }
                     let unpack = if op.add && op.unpack != Some(false) {
                         Unpack::IfArchive
                     } else {
@@ -311,6 +323,7 @@ impl Engine<'_> {
         below: &Layers,
         prepared: Prepared,
         inputs: &BTreeMap<VertexId, Outcome>,
+        remarks: &mut Vec<Remark>,
     ) -> Result<(Vec<Change>, Vec<PathBytes>), BuildError> {
         let mut copied = self.sources(op, &prepared);
         let mut places = copied.iter_mut();
@@ -327,6 +340,9 @@ impl Engine<'_> {
         let mut draft = Draft::new(&stack, now());
         let owner = match &op.chown {
             Some(chown) if users::needs_names(chown) => {
+                for name in users::unknown(chown, &self.reader(below))? {
+                    self.remark(id, footguns::unknown_owner(&name), remarks)?;
+                }
                 Some(users::owner(chown, &self.reader(below))?)
             }
             Some(chown) => Some(users::owner(chown, &|_| Ok(None))?),
@@ -339,6 +355,8 @@ impl Engine<'_> {
             Origin::Vertex(_) => Some(self.origin(&op.origin, inputs, true)?),
             _ => None,
         };
+        // Whether a file was written to the destination itself, where a folder would hold several.
+        let mut taken = false;
         for Part {
             tree,
             items,
@@ -362,6 +380,16 @@ impl Engine<'_> {
                     let to = copy::write_archive(&mut draft, &archive, destination, &manner)?;
                     put(to);
                     continue;
+                }
+                if !op.destination.ends_with('/') && !item.is_directory() && !op.parents {
+                    let at = draft.resolve(destination)?;
+                    if !draft.lookup(&at).is_some_and(|e| e.is_dir()) {
+                        if taken {
+                            let remark = footguns::several_sources(&op.destination);
+                            self.remark(id, remark, remarks)?;
+                        }
+                        taken = true;
+                    }
                 }
                 put(copy::write(&mut draft, &tree, item, destination, &manner)?);
             }
@@ -410,8 +438,10 @@ impl Engine<'_> {
     /// Makes the layer of a WORKDIR.
     pub(super) fn workdir(
         &self,
+        id: VertexId,
         op: &WorkdirOp,
         below: &Layers,
+        remarks: &mut Vec<Remark>,
     ) -> Result<Vec<Change>, BuildError> {
         let stack = self.stack(below)?;
         let mut draft = Draft::new(&stack, now());
@@ -419,6 +449,9 @@ impl Engine<'_> {
         let (uid, gid) = if op.user.is_empty() || draft.lookup(&path).is_some() {
             (0, 0)
         } else {
+            for name in users::unknown(&op.user, &self.reader(below))? {
+                self.remark(id, footguns::unknown_owner(&name), remarks)?;
+            }
             // As for `--chown`, not as for a RUN: a number is user and group.
             users::owner(&op.user, &self.reader(below))?
         };

@@ -191,6 +191,22 @@ pub(super) fn owner(text: &str, read: Read<'_>) -> Result<(u32, u32), BuildError
     Ok((uid, gid))
 }
 
+/// The names in `--chown=USER[:GROUP]` that the image does not know.
+pub(super) fn unknown(text: &str, read: Read<'_>) -> Result<Vec<String>, BuildError> {
+    let (user, group) = text
+        .split_once(':')
+        .map_or((text, ""), |(user, group)| (user, group));
+    let is_name = |part: &str| !part.is_empty() && part.parse::<u32>().is_err();
+    let mut unknown = Vec::new();
+    if is_name(user) && !passwd(read)?.iter().any(|p| p.name == user) {
+        unknown.push(user.to_owned());
+    }
+    if is_name(group) && !groups(read)?.iter().any(|g| g.name == group) {
+        unknown.push(group.to_owned());
+    }
+    Ok(unknown)
+}
+
 /// Whether `--chown=USER[:GROUP]` needs the image's files to be understood.
 pub(super) fn needs_names(text: &str) -> bool {
     text.split(':')
@@ -244,6 +260,8 @@ mod tests {
             ("5:nobody", (5, 5)),
         ] {
             assert_eq!(owner(text, &image).unwrap(), want, "{text}");
+            let strangers = text.split(':').filter(|part| *part == "nobody").count();
+            assert_eq!(unknown(text, &image).unwrap().len(), strangers, "{text}");
             let numbers = text.split(':').all(|part| part.parse::<u32>().is_ok());
             assert_eq!(needs_names(text), !numbers, "{text}");
         }

@@ -9,6 +9,7 @@ use strata::build::{
     self, BuildError, Built, Context, ContextSource as EngineSource, EventKind, Events as _,
     KeptStep, Request, SecretSource, Secrets, SshAgents, Verdict,
 };
+use strata::dockerfile::footgun::Footgun;
 use strata::dockerfile::{self, Diagnostic, Severity, Span, diagnostic, lint};
 use strata::oci::Digest;
 use strata::plan::{self, Graph, NamedContext, Op, Origin, PlanError};
@@ -54,6 +55,8 @@ enum Failure {
     Parse(Text, Vec<Diagnostic>),
     /// Rules that its author made binding are broken.
     Lint(Text, Vec<Diagnostic>, String),
+    /// `--strict` refuses what was found.
+    Strict(Text, Vec<Diagnostic>),
     /// It cannot be planned.
     Plan(Text, Box<PlanError>),
     /// It cannot be built.
@@ -254,7 +257,16 @@ impl Build<'_> {
         if let Ok(graph) = &planned {
             noted.clone_from(&graph.warnings);
         }
-        let noted = lint::apply(&rules, &parsed.dockerfile, noted);
+        let mut noted = lint::apply(&rules, &parsed.dockerfile, noted);
+        let is_footgun = |d: &Diagnostic| d.rule.is_some_and(|r| Footgun::named(r).is_some());
+        if call == Call::Check && !self.request.strict {
+            // A check is BuildKit's.
+            noted.retain(|d| !is_footgun(d));
+        }
+        let refused: Vec<Diagnostic> = match self.request.strict {
+            true => noted.iter().filter(|d| is_footgun(d)).cloned().collect(),
+            false => Vec::new(),
+        };
         self.warn(noted.clone());
         found.extend(noted);
         let violation = lint::violation(&found);
@@ -284,6 +296,9 @@ impl Build<'_> {
         if let Some(violation) = violation {
             return Err(Failure::Lint(text, found, violation));
         }
+        if !refused.is_empty() && call == Call::Build {
+            return Err(Failure::Strict(text, refused));
+        }
         if call == Call::Outline {
             let shown = calls::outline(source(&text), &graph.outline, self.request.call.json);
             return self.called(text, &shown, true);
@@ -292,11 +307,14 @@ impl Build<'_> {
             Ok(contexts) => contexts,
             Err(error) => return Err(self.engine_failure(text, error)),
         };
+        let speaks = |found: &Diagnostic| lint::speaks(&rules, &parsed.dockerfile, found);
         let mut request = Request {
             graph: &graph,
             context,
             contexts,
             secrets: self.secrets.clone(),
+            strict: self.request.strict,
+            speaks: &speaks,
             ssh: self.ssh.clone(),
             jobs: self.jobs(),
             last_first: false,
@@ -620,8 +638,13 @@ impl Build<'_> {
             return;
         }
         let s = if warnings.len() == 1 { "" } else { "s" };
+        let is_footgun = |d: &Diagnostic| d.rule.is_some_and(|r| Footgun::named(r).is_some());
+        let strict = match warnings.iter().any(is_footgun) {
+            true => " --strict",
+            false => "",
+        };
         note(&format!(
-            "\n {} warning{s} found (see strata build --check):",
+            "\n {} warning{s} found (see strata build --check{strict}):",
             warnings.len()
         ));
         for warning in &warnings {
@@ -647,21 +670,33 @@ impl Build<'_> {
                 for error in &errors {
                     note(&diagnostic::render(error, &text.name, &text.text));
                 }
-                CliError::Build(Box::new(ParseFailure::new(&text, &errors)))
+                build_error(ParseFailure::new(&text, &errors), None)
             }
             Failure::Lint(text, found, violation) => {
                 let errors = found.iter().filter(|d| d.severity == Severity::Error);
                 for error in errors {
                     note(&diagnostic::render(error, &text.name, &text.text));
                 }
-                CliError::Build(Box::new(Violation(violation)))
+                build_error(Violation(violation), None)
+            }
+            Failure::Strict(text, mut found) => {
+                found.sort_by_key(|d| d.span.start);
+                for one in &found {
+                    note(&diagnostic::render(one, &text.name, &text.text));
+                }
+                build_error(StrictFailure::new(&found), None)
             }
             Failure::Plan(text, error) => {
                 self.show_warnings(&text);
                 if let Some(found) = error.diagnostic() {
                     note(&diagnostic::render(&found, &text.name, &text.text));
                 }
-                CliError::Build(error)
+                // Where the Dockerfile was shown, the hint was too.
+                let hint = error.span().is_none().then(|| error.hint()).flatten();
+                CliError::Build {
+                    source: error,
+                    hint,
+                }
             }
             Failure::Engine(text, error) => {
                 self.show_warnings(&text);
@@ -670,22 +705,36 @@ impl Build<'_> {
                 {
                     note(String::from_utf8_lossy(&failure::log_tail(&failed)).trim_end());
                 }
-                if let Some(BuildError::Step { lines, .. }) = error.step() {
-                    let excerpt = failure::excerpt(&text.name, &text.text, lines, None);
+                let place = match (error.step(), error.cause()) {
+                    (Some(BuildError::Step { lines, span, .. }), _) => {
+                        Some((lines.clone(), Some(*span)))
+                    }
+                    (_, BuildError::Footgun(found)) if found.span != Span::default() => {
+                        let (line, _) = diagnostic::position(&text.text, found.span.start);
+                        Some((line..line + 1, Some(found.span)))
+                    }
+                    _ => None,
+                };
+                if let Some((lines, span)) = place {
+                    let excerpt = failure::excerpt(&text.name, &text.text, &lines, span);
                     if !excerpt.is_empty() && !quiet {
                         note(excerpt.trim_end());
                     }
                 }
+                // Where a state was kept, a look into it says more than anything else could.
                 let hint = match error.step() {
                     Some(BuildError::Step {
                         kept: Some(kept), ..
                     }) => Some(self.debug_hint(kept)),
-                    _ => None,
+                    _ => error.hint(),
                 };
-                CliError::Build(Box::new(SolveFailure {
-                    source: error,
-                    hint,
-                }))
+                build_error(
+                    SolveFailure {
+                        source: error,
+                        hint,
+                    },
+                    None,
+                )
             }
         }
     }
@@ -747,6 +796,16 @@ impl ParseFailure {
     }
 }
 
+fn build_error(
+    source: impl std::error::Error + Send + Sync + 'static,
+    hint: Option<String>,
+) -> CliError {
+    CliError::Build {
+        source: Box::new(source),
+        hint,
+    }
+}
+
 fn source(text: &Text) -> Source<'_> {
     Source {
         name: &text.name,
@@ -771,6 +830,19 @@ fn broken(error: &PlanError) -> Broken {
             span: None,
             hint: error.hint(),
         },
+    }
+}
+
+/// What a strict build refuses.
+#[derive(Debug, thiserror::Error)]
+#[error("--strict refuses {0}")]
+struct StrictFailure(String);
+
+impl StrictFailure {
+    fn new(found: &[Diagnostic]) -> StrictFailure {
+        let names: BTreeSet<&str> = found.iter().filter_map(|d| d.rule).collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        StrictFailure(names.join(", "))
     }
 }
 

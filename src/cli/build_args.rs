@@ -147,6 +147,9 @@ pub(crate) struct BuildArgs {
     /// Give the image and all files of its new layers this time, in seconds since 1970
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     timestamp: Option<i64>,
+    /// Refuse what BuildKit does without a word though nobody means it, and secrets in layers
+    #[arg(long)]
+    strict: bool,
     /// How many steps run at once [default: one for each CPU]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -220,6 +223,8 @@ pub(crate) struct BuildRequest {
     pub(crate) timestamp: Option<i64>,
     /// `--on-error`
     pub(crate) on_error: OnError,
+    /// `--strict`
+    pub(crate) strict: bool,
     /// `--jobs`
     pub(crate) jobs: Option<NonZeroUsize>,
     /// `SOURCE_DATE_EPOCH` of the build arguments or the environment, seconds since 1970.
@@ -325,6 +330,7 @@ impl BuildArgs {
             verify: self.verify,
             timestamp: self.timestamp,
             on_error: self.on_error,
+            strict: self.strict,
             jobs: self.jobs,
             source_date_epoch,
         })

@@ -4,6 +4,7 @@
 //! the end is the first character after. BuildKit itself knows lines only.
 
 use serde_json::{Value, json};
+use strata::dockerfile::footgun::Footgun;
 use strata::dockerfile::{Diagnostic, Dockerfile, Span, lint, position};
 use strata::plan::{Outline, OutlineMount, described};
 
@@ -210,7 +211,8 @@ fn warning(source: Source<'_>, diagnostic: &Diagnostic) -> Value {
 }
 
 fn description(rule: &str) -> &'static str {
-    lint::Rule::named(rule).map_or("", |rule| rule.description)
+    let footgun = || Footgun::named(rule).map_or("", |footgun| footgun.description);
+    lint::Rule::named(rule).map_or_else(footgun, |rule| rule.description)
 }
 
 /// A warning of a build, as BuildKit's status stream has it.

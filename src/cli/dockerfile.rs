@@ -141,10 +141,41 @@ fn first(places: &[Place], folder: &Path) -> Result<Text, CliError> {
     }
     let name = missing.unwrap_or_default();
     // BuildKit's words, which scripts look for.
-    Err(CliError::Refused(format!(
+    let message = format!(
         "failed to read dockerfile: open {}: no such file or directory",
         name.display()
-    )))
+    );
+    Err(match near(&name, folder) {
+        Some(hint) => CliError::Hinted { message, hint },
+        None => CliError::Refused(message),
+    })
+}
+
+/// Where the Dockerfile may be instead: a file of nearly that name, or of a name that says it is one.
+fn near(missing: &Path, folder: &Path) -> Option<String> {
+    let beside = missing.parent().filter(|p| !p.as_os_str().is_empty());
+    let beside = match beside {
+        // A path of the context.
+        Some(beside) if !missing.starts_with(folder) && !beside.is_dir() => folder.join(beside),
+        Some(beside) => beside.to_owned(),
+        None => folder.to_owned(),
+    };
+    let mut names: Vec<String> = std::fs::read_dir(&beside)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| !name.ends_with(".dockerignore"))
+        .collect();
+    names.sort();
+    let wanted = missing.file_name()?.to_str()?;
+    let says_so = |name: &&String| {
+        let lower = name.to_lowercase();
+        lower.contains("dockerfile") || lower.contains("containerfile")
+    };
+    let name = strata::dockerfile::nearest(wanted, names.iter().map(String::as_str))
+        .or_else(|| names.iter().find(says_so).map(String::as_str))?;
+    let path = beside.join(name);
+    path.is_file()
+        .then(|| format!("did you mean -f {}?", path.display()))
 }
 
 fn open(place: &Place, folder: &Path) -> io::Result<File> {
@@ -269,6 +300,12 @@ mod tests {
                 .to_string()
                 .starts_with("failed to read dockerfile: open ")
         );
+        assert_eq!(error.render().unwrap().lines().count(), 1);
+        fs::write(dir.path().join("app.dockerfile"), "FROM c").unwrap();
+        let error = read(&DockerfileSource::Default, base).unwrap_err();
+        let said = error.render().unwrap();
+        assert!(said.contains("hint: did you mean -f "), "{said}");
+        assert!(said.ends_with("/app.dockerfile?\n"), "{said}");
         fs::write(dir.path().join("Containerfile"), "FROM b").unwrap();
         assert_eq!(
             read(&DockerfileSource::Default, base).unwrap().text,

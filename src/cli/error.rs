@@ -64,9 +64,23 @@ pub(crate) enum CliError {
     /// Something that was asked for is not there or does not fit, and there is no deeper cause.
     #[error("{0}")]
     Refused(String),
+    /// The same, where there is something to do about it.
+    #[error("{message}")]
+    Hinted {
+        /// What is not there or does not fit.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
     /// A build failed. The log's end and the Dockerfile's lines were shown before.
     #[error("failed to build")]
-    Build(#[source] BoxError),
+    Build {
+        /// Why.
+        #[source]
+        source: BoxError,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// `build --verify` found that two builds differ.
     #[error("{what}")]
     Differ {
@@ -126,7 +140,7 @@ impl CliError {
             CliError::Exit(_) => return None,
             CliError::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => return None,
             // buildx's form, which scripts look for: all on one line.
-            CliError::Build(_) => "ERROR: ",
+            CliError::Build { .. } => "ERROR: ",
             _ => "error: ",
         };
         let mut text = format!("{lead}{}", with_causes(self));
@@ -146,6 +160,13 @@ impl CliError {
         if let CliError::Differ { only_times, .. } = self {
             let hint = "only times differ: --timestamp SECONDS gives all files and the image one";
             return only_times.then(|| hint.to_owned());
+        }
+        if let CliError::Build {
+            hint: Some(hint), ..
+        }
+        | CliError::Hinted { hint, .. } = self
+        {
+            return Some(hint.clone());
         }
         let mut cause: Option<&(dyn Error + 'static)> = Some(self);
         while let Some(error) = cause {

@@ -65,6 +65,7 @@ impl Resolve for NoImages {
     fn image(&self, name: &Reference, _: &Platform) -> Result<ResolvedImage, ResolveError> {
         Err(ResolveError {
             name: name.to_string(),
+            hint: None,
             source: Box::new(NoImage),
         })
     }
@@ -77,6 +78,7 @@ impl Resolve for NoImages {
     ) -> Result<ResolvedImage, ResolveError> {
         Err(ResolveError {
             name: path.display().to_string(),
+            hint: None,
             source: Box::new(NoImage),
         })
     }

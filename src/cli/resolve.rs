@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use strata::build::{EventKind, Events, Fetch, StepId};
+use strata::dockerfile::with_causes;
 use strata::image::layout::Layout;
-use strata::image::{Source, check_config, read_verified, resolve};
+use strata::image::{ImageError, Source, check_config, read_verified, resolve};
 use strata::oci::{Digest, Platform, Reference};
 use strata::plan::{Resolve, ResolveError, ResolvedImage};
+use strata::registry::RegistryError;
 use strata::store::Store;
 
-use super::error::BoxError;
+use super::error::{BoxError, CliError};
 use super::session::Session;
 
 /// A place of an image that several threads read.
@@ -71,9 +73,19 @@ impl<'a> Images<'a> {
     }
 
     /// Tells of a step of its own while `work` runs.
-    pub(crate) fn step<T, E: std::fmt::Display>(
+    pub(crate) fn step<T>(
         &self,
         name: String,
+        work: impl FnOnce() -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
+        self.step_saying(name, |e| with_causes(e), work)
+    }
+
+    /// The same, where `say` puts the error into words.
+    fn step_saying<T, E>(
+        &self,
+        name: String,
+        say: impl FnOnce(&E) -> String,
         work: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         let step = StepId(self.next_step.fetch_add(1, Ordering::Relaxed));
@@ -86,7 +98,7 @@ impl<'a> Images<'a> {
             },
             Err(error) => EventKind::Failed {
                 step,
-                message: error.to_string(),
+                message: say(error),
             },
         });
         result
@@ -141,9 +153,14 @@ impl<'a> Images<'a> {
         drop(known);
         let shown = format!("[internal] load metadata for {name}");
         let image = self
-            .step(shown, || find(&name))
+            .step_saying(
+                shown,
+                |e: &BoxError| with_causes(e.as_ref()),
+                || find(&name),
+            )
             .map_err(|source| ResolveError {
                 name: name.clone(),
+                hint: None,
                 source,
             })?;
         self.found
@@ -160,7 +177,7 @@ impl Resolve for Images<'_> {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<ResolvedImage, ResolveError> {
-        self.once(reference.to_string(), platform, |name| {
+        let found = self.once(reference.to_string(), platform, |name| {
             if !self.pull
                 && let Some(root) = self.store.resolve(reference)?
             {
@@ -178,6 +195,13 @@ impl Resolve for Images<'_> {
             }
             let remote = super::registry::remote(self.session, reference)?;
             self.read(name, remote, platform)
+        });
+        found.map_err(|mut error| {
+            error.hint = registry_hint(error.source.as_ref());
+            if self.pull && matches!(self.store.resolve(reference), Ok(Some(_))) {
+                error.hint = Some("the store has it: build without --pull".to_owned());
+            }
+            error
         })
     }
 
@@ -236,6 +260,33 @@ impl Fetch for Images<'_> {
         }
         Ok(())
     }
+}
+
+/// What to do about an image that a registry does not give.
+fn registry_hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(ImageError::NotFound { medium: host, .. }) = error.downcast_ref() {
+            return Some(format!(
+                "look at the name and the tag; a private repository needs strata login {host} first"
+            ));
+        }
+        match error.downcast_ref::<RegistryError>() {
+            Some(RegistryError::NotFound { host, .. }) => {
+                return Some(format!(
+                    "look at the name and the tag; a private repository needs strata login {host} first"
+                ));
+            }
+            Some(RegistryError::Denied { repository, .. }) => {
+                let host = repository.split('/').next().unwrap_or(repository);
+                return Some(format!(
+                    "look at the name; if it is right, strata login {host} first"
+                ));
+            }
+            _ => cause = error.source(),
+        }
+    }
+    None
 }
 
 /// A stream that tells how far it is, and ends when the user wants it to.

@@ -135,24 +135,54 @@ fn clamp(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// An error and its causes on one line, outermost first. What another of them says in more words is left out.
+/// An error and its causes on one line, outermost first. What another of them says in more words is left out, and so is the
+/// object that is named already: "cannot pull X", "cannot read X", "X not found" is "cannot pull X: not found".
 pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut said: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
-        let message = error.to_string();
+        let mut message = plain(&error.to_string());
+        if let Some((_, object)) = said.iter().rev().find_map(|text| attempt(text)) {
+            if attempt(&message).is_some_and(|(_, again)| again == object) {
+                message.clear();
+            } else if let Some(rest) = message
+                .strip_prefix(object)
+                .and_then(|rest| rest.strip_prefix([' ', ':']))
+            {
+                message = rest.trim_start().to_owned();
+            }
+        }
+        let message = message;
         if said
             .last()
             .is_some_and(|last| message.contains(last.as_str()))
         {
             said.pop();
         }
-        if !message.is_empty() && !said.last().is_some_and(|last| last.contains(&message)) {
+        let lower = message.to_lowercase();
+        let is_said = |last: &String| last.to_lowercase().contains(&lower);
+        if !message.is_empty() && !said.last().is_some_and(is_said) {
             said.push(message);
         }
         next = error.source();
     }
     said.join(": ")
+}
+
+/// What was attempted, with what: `cannot read X` is `read` and `X`.
+fn attempt(message: &str) -> Option<(&str, &str)> {
+    let (verb, object) = message.strip_prefix("cannot ")?.split_once(' ')?;
+    (!object.contains(' ')).then_some((verb, object))
+}
+
+/// A message without what only programmers want: the kind of an I/O error, its number.
+fn plain(message: &str) -> String {
+    let message = message.strip_prefix("io: ").unwrap_or(message);
+    let numberless = message
+        .strip_suffix(')')
+        .and_then(|text| text.rsplit_once(" (os error "))
+        .filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));
+    numberless.map_or(message, |(text, _)| text).to_owned()
 }
 
 #[cfg(test)]
@@ -180,6 +210,27 @@ mod tests {
             "step failed: no file"
         );
         assert_eq!(chain(&["a", "", "b"]), "a: b");
+        assert_eq!(
+            chain(&[
+                "cannot pull h:1/x",
+                "cannot read h:1/x",
+                "cannot connect to h:1: connection refused",
+                "io: Connection refused (os error 111)"
+            ]),
+            "cannot pull h:1/x: cannot connect to h:1: connection refused"
+        );
+        assert_eq!(
+            chain(&["cannot pull h/x", "h/x not found in h"]),
+            "cannot pull h/x: not found in h"
+        );
+        assert_eq!(
+            chain(&[
+                "cannot read a",
+                "cannot read b",
+                "No such file (os error 2)"
+            ]),
+            "cannot read a: cannot read b: No such file"
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@
 
 pub mod ast;
 pub mod diagnostic;
+pub mod footgun;
 pub mod glob;
 pub mod ignore;
 pub mod lint;

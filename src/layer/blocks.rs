@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::compress::{BLOCK_BYTES, Encoder};
-use super::pipe::{Buffer, Piece, Pool, hash_contents, hash_stream};
+use super::leaks::{Form, Needles, Scanner};
+use super::pipe::{Buffer, Piece, Pool, hash_contents, hash_contents_seen, hash_stream};
 use super::reuse::{Block, EarlierBlocks, Identity, Known, identity_of_bytes};
 use super::tar::{OPAQUE, field};
 use super::unpack::join;
@@ -47,6 +48,8 @@ pub(super) struct Written {
     pub(super) entries: Vec<Entry>,
     pub(super) contents: Vec<Digest>,
     pub(super) blocks: Vec<Block>,
+    /// In which content which secret is.
+    pub(super) found: Vec<Found>,
 }
 
 /// Why packing stopped early.
@@ -67,6 +70,7 @@ pub(super) fn write(
     blob: impl Write + Send,
     options: &PackOptions,
     earlier: Option<&EarlierBlocks>,
+    needles: Option<&Needles>,
     produce: impl FnOnce(&mut Blocks) -> Result<Vec<Entry>, Stop>,
 ) -> Result<Written, LayerError> {
     let threads = match options.threads {
@@ -88,7 +92,7 @@ pub(super) fn write(
                 }));
             }
             let blob = blob.take().expect("threads start once");
-            let (pipe, threads) = start(scope, coders, blob, &outs);
+            let (pipe, threads) = start(scope, coders, blob, (&outs, needles));
             line.set(Some(threads));
             Ok(pipe)
         };
@@ -116,7 +120,13 @@ pub(super) fn write(
             (Some(line), _) => line.end(packed),
             (None, Some(blob)) => {
                 let known = identity.map_or(Known::Nothing, |mut identity| identity.take());
-                alone((current, parts, known), blob, options, &outs, packed)
+                alone(
+                    (current, parts, known),
+                    blob,
+                    options,
+                    (&outs, needles),
+                    packed,
+                )
             }
             (None, None) => Err(LayerError::Output(io::ErrorKind::BrokenPipe.into())),
         }
@@ -128,7 +138,7 @@ fn alone(
     (block, parts, known): (Buffer, Vec<(Range<usize>, bool)>, Known),
     mut blob: impl Write,
     options: &PackOptions,
-    outs: &Outs,
+    (outs, needles): (&Outs, Option<&Needles>),
     packed: Result<Vec<Entry>, Stop>,
 ) -> Result<Written, LayerError> {
     let entries = match packed {
@@ -143,7 +153,7 @@ fn alone(
     // Its other end is there.
     let _sent = sender.send(Piece::Parts(Arc::clone(&block), parts));
     drop(sender);
-    let contents = hash_contents(&contents);
+    let (contents, found) = look(&contents, needles);
     let diff_id = Digest::of(&block);
     let unpacked_size_bytes = block.len() as u64;
     let encoder = Encoder::new(options.compression).map_err(LayerError::Output)?;
@@ -175,13 +185,35 @@ fn alone(
         entries,
         contents,
         blocks: blob.blocks,
+        found,
     })
+}
+
+/// A secret's place among the needles, in a content's among the contents.
+pub(super) type Found = (usize, usize, Form);
+
+/// Hashes contents, and looks for secrets in them if there are any.
+fn look(pieces: &Receiver<Piece>, needles: Option<&Needles>) -> (Vec<Digest>, Vec<Found>) {
+    let Some(needles) = needles else {
+        return (hash_contents(pieces), Vec::new());
+    };
+    let mut scanner = Scanner::new(needles);
+    let (mut found, mut content) = (Vec::new(), 0);
+    let sums = hash_contents_seen(pieces, |bytes, last| {
+        scanner.feed(bytes);
+        if last {
+            let secrets = scanner.end().into_iter();
+            found.extend(secrets.map(|(secret, form)| (content, secret, form)));
+            content += 1;
+        }
+    });
+    (sums, found)
 }
 
 /// The threads.
 struct Line<'scope> {
     diff: ScopedJoinHandle<'scope, (Digest, u64)>,
-    contents: ScopedJoinHandle<'scope, Vec<Digest>>,
+    contents: ScopedJoinHandle<'scope, (Vec<Digest>, Vec<Found>)>,
     writer: ScopedJoinHandle<'scope, io::Result<Blob>>,
 }
 
@@ -211,7 +243,7 @@ fn start<'scope, 'env: 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     coders: Vec<Coder<'env>>,
     blob: impl Write + Send + 'scope,
-    outs: &'env Outs,
+    (outs, needles): (&'env Outs, Option<&'env Needles>),
 ) -> (Pipe, Line<'scope>) {
     let (diff, diff_in) = channel();
     let (contents, piece_in) = channel();
@@ -233,7 +265,7 @@ fn start<'scope, 'env: 'scope>(
     };
     let line = Line {
         diff: scope.spawn(move || hash_stream(&diff_in)),
-        contents: scope.spawn(move || hash_contents(&piece_in)),
+        contents: scope.spawn(move || look(&piece_in, needles)),
         writer: scope.spawn(move || write_blob(blob, &done_in, hash, outs)),
     };
     let pipe = Pipe {
@@ -248,7 +280,7 @@ impl Line<'_> {
     fn end(self, packed: Result<Vec<Entry>, Stop>) -> Result<Written, LayerError> {
         let written = join(self.writer);
         let (diff_id, unpacked_size_bytes) = join(self.diff);
-        let contents = join(self.contents);
+        let (contents, found) = join(self.contents);
         let entries = match packed {
             Ok(entries) => entries,
             Err(Stop::Failed(e)) => return Err(*e),
@@ -267,6 +299,7 @@ impl Line<'_> {
             entries,
             contents,
             blocks: blob.blocks,
+            found,
         })
     }
 }

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use super::blocks::{Blocks, Stop, Written, write};
 use super::entry::path_order;
 use super::error::text;
+use super::leaks::{Leak, Needles};
 use super::reuse::{BlockTable, Earlier};
 use super::root::open_file_read;
 use super::tar::{TRAILER_BYTES, padding_bytes, write_header};
@@ -76,6 +77,8 @@ pub struct Packed {
     pub notes: Vec<Note>,
     /// The blob's blocks, for a later layer that is nearly the same.
     pub blocks: BlockTable,
+    /// Secrets that were found, in the order of the entries.
+    pub leaks: Vec<Leak>,
 }
 
 /// Packs `changes`, in any order and each path once, into `blob`; with `materialise` also writes them as a tree.
@@ -87,10 +90,18 @@ pub fn pack(
     options: &PackOptions,
     materialise: Option<&Materialise>,
 ) -> Result<Packed, LayerError> {
-    pack_after(changes, blob, options, materialise, Earlier::default())
+    pack_after(
+        changes,
+        blob,
+        options,
+        materialise,
+        Earlier::default(),
+        None,
+    )
 }
 
-/// As [`pack()`], with the same result; what `earlier` has already is taken from there.
+/// As [`pack()`], with the same result; what `earlier` has already is taken from there, and `needles` are looked for in names
+/// and contents on the way.
 ///
 /// A file whose entry tells the digest of its content, and which turns out to have another, is an error: what was taken by
 /// that digest would be wrong.
@@ -100,6 +111,7 @@ pub fn pack_after(
     options: &PackOptions,
     materialise: Option<&Materialise>,
     earlier: Earlier,
+    needles: Option<&Needles>,
 ) -> Result<Packed, LayerError> {
     changes.sort_by(|a, b| path_order(&a.entry.path, &b.entry.path));
     let (earlier_blocks, earlier_tree) = earlier.split();
@@ -109,7 +121,7 @@ pub fn pack_after(
     if let (Some(tree), Some(earlier)) = (&mut tree, earlier_tree) {
         tree.take_from(earlier);
     }
-    let written = write(blob, options, earlier_blocks.as_ref(), |blocks| {
+    let written = write(blob, options, earlier_blocks.as_ref(), needles, |blocks| {
         if options.compression != Compression::None {
             blocks.identify();
         }
@@ -120,7 +132,9 @@ pub fn pack_after(
         Some(tree) => tree.finish(written.contents.clone())?.1,
         None => Vec::new(),
     };
+    let leaks = needles.map_or_else(Vec::new, |n| leaks(n, &written));
     Ok(Packed {
+        leaks,
         diff_id: written.diff_id,
         digest: written.digest,
         size_bytes: written.size_bytes,
@@ -150,6 +164,25 @@ fn check_contents(written: &Written) -> Result<(), LayerError> {
         }
     }
     Ok(())
+}
+
+/// What was found, by the files' paths.
+fn leaks(needles: &Needles, written: &Written) -> Vec<Leak> {
+    let entries = written.entries.iter();
+    let mut leaks: Vec<Leak> = entries.flat_map(|entry| needles.in_names(entry)).collect();
+    let is_file = |entry: &&Entry| matches!(entry.kind, Kind::File { .. });
+    let files: Vec<&Entry> = written.entries.iter().filter(is_file).collect();
+    leaks.extend(written.found.iter().map(|(content, secret, form)| {
+        // A path that holds a secret is not shown.
+        let path = &files[*content].path;
+        Leak {
+            secret: needles.name(*secret).to_owned(),
+            form: *form,
+            path: needles.find(path).is_empty().then(|| path.clone()),
+        }
+    }));
+    leaks.dedup();
+    leaks
 }
 
 /// The table of what was packed; `contents` are in the order of the files.
@@ -435,7 +468,7 @@ mod tests {
         let (mut with, mut without) = (Vec::new(), Vec::new());
         let mut earlier = Earlier::default();
         earlier.set_blocks(blob, before.blocks.clone());
-        let packed = pack_after(change(), &mut with, &options, None, earlier).unwrap();
+        let packed = pack_after(change(), &mut with, &options, None, earlier, None).unwrap();
         pack(change(), &mut without, &options, None).unwrap();
         assert!(with == without);
         // Four whole blocks of the largest file, and the first of each that is as large as a block.

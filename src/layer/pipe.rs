@@ -120,6 +120,14 @@ pub(crate) fn hash_stream(buffers: &Receiver<Arc<Buffer>>) -> (Digest, u64) {
 
 /// Hashes contents, in the order in which they end.
 pub(crate) fn hash_contents(pieces: &Receiver<Piece>) -> Vec<Digest> {
+    hash_contents_seen(pieces, |_, _| ())
+}
+
+/// The same, where `see` is shown each stretch, and whether a content ends with it.
+pub(crate) fn hash_contents_seen(
+    pieces: &Receiver<Piece>,
+    mut see: impl FnMut(&[u8], bool),
+) -> Vec<Digest> {
     let mut sums = Vec::new();
     let mut hasher = Hasher::sha256();
     let zeros = [0; 4096];
@@ -131,6 +139,7 @@ pub(crate) fn hash_contents(pieces: &Receiver<Piece>) -> Vec<Digest> {
         match piece {
             Piece::Parts(buffer, parts) => {
                 for (range, last) in parts {
+                    see(&buffer[range.clone()], last);
                     hasher.update(&buffer[range]);
                     if last {
                         end(&mut hasher);

@@ -41,10 +41,12 @@ pub fn repack(
         },
     )?;
     let written = match options.times {
-        Times::Keep => write(blob, options, None, |blocks| copy(tar, blocks))?,
+        Times::Keep => write(blob, options, None, None, |blocks| copy(tar, blocks))?,
         times => {
             let tar = BufReader::with_capacity(BUFFER_BYTES, tar);
-            write(blob, options, None, |blocks| retime(tar, times, blocks))?
+            write(blob, options, None, None, |blocks| {
+                retime(tar, times, blocks)
+            })?
         }
     };
     Ok(Repacked {

@@ -296,7 +296,7 @@ mod tests {
             reuse.set_tree(root, Arc::new(earlier.packed.toc.clone()));
         }
         let mut blob = Vec::new();
-        let packed = pack_after(changes, &mut blob, &options, Some(&target), reuse).unwrap();
+        let packed = pack_after(changes, &mut blob, &options, Some(&target), reuse, None).unwrap();
         Made { packed, blob, dir }
     }
 

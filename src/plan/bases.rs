@@ -6,7 +6,7 @@ use crate::dockerfile::{Span, Word, lint};
 use crate::oci::{ImageConfig, Platform, Reference};
 
 use super::error::PlanError;
-use super::graph::{CopyOp, CopySource, HistoryStep, Op, Origin, Vertex, VertexId};
+use super::graph::{CopyOp, CopySource, HistoryStep, Op, Origin, Spans, Vertex, VertexId};
 use super::images::ImageKey;
 use super::lower::{Current, DEFAULT_PATH, Lowering, State};
 use super::names::Namer;
@@ -19,6 +19,7 @@ struct Place<'p> {
     /// The named context that it is.
     context: Option<&'p str>,
     lines: std::ops::Range<u32>,
+    span: Span,
     platform: &'p Platform,
 }
 
@@ -65,8 +66,14 @@ impl Lowering<'_, '_> {
                     Base::Image(name) | Base::Context(name) => name.clone(),
                     Base::Scratch | Base::Stage(_) => String::new(),
                 };
+                // A name with a host, a tag or a digest is none of a stage.
+                let like_a_stage = !name.contains(['/', ':', '@', '.']);
                 Err(PlanError::Image {
                     meant: self.stages.meant(&name),
+                    stages: match like_a_stage && self.stages.any_named() {
+                        true => self.stages.names(),
+                        false => Vec::new(),
+                    },
                     name,
                     span,
                     source,
@@ -99,6 +106,10 @@ impl Lowering<'_, '_> {
             name,
             stage: place.stage.to_owned(),
             lines: place.lines,
+            spans: Spans {
+                instruction: place.span,
+                ..Spans::default()
+            },
             created_by: String::new(),
             platform: place.platform.clone(),
             no_cache: false,
@@ -134,6 +145,7 @@ impl Lowering<'_, '_> {
                     stage: &current.label,
                     context,
                     lines,
+                    span,
                     platform: &platform,
                 };
                 let vertex = self.image_vertex(&image, place, str::to_owned);
@@ -174,6 +186,7 @@ impl Lowering<'_, '_> {
                         _ => None,
                     },
                     lines: from_lines.clone(),
+                    span: stage.base.span,
                     platform: &wanted,
                 };
                 let vertex = self.image_vertex(image, place, |text| namer.base(text));
@@ -189,6 +202,10 @@ impl Lowering<'_, '_> {
                     name: format!("[context {name}] {created_by}"),
                     stage: label.clone(),
                     lines: from_lines.clone(),
+                    spans: Spans {
+                        instruction: stage.base.span,
+                        ..Spans::default()
+                    },
                     created_by: created_by.clone(),
                     platform: state.platform.clone(),
                     no_cache: false,
@@ -198,6 +215,7 @@ impl Lowering<'_, '_> {
                 state.history.push(HistoryStep {
                     created_by,
                     vertex: state.vertex,
+                    span: stage.from.span,
                 });
                 state
             }

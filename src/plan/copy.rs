@@ -6,7 +6,7 @@ use crate::oci::Digest;
 
 use super::chmod;
 use super::error::PlanError;
-use super::graph::{CopyOp, CopySource, Op, Origin};
+use super::graph::{CopyOp, CopySource, Op, Origin, Spans};
 use super::lower::{Current, Lowering};
 use super::paths;
 use super::redact::redacted;
@@ -57,6 +57,7 @@ impl Lowering<'_, '_> {
             }
         }
         let mut sources = Vec::with_capacity(transfer.sources.len() + transfer.heredocs.len());
+        let mut spans = Vec::with_capacity(sources.capacity());
         for word in &transfer.sources {
             let text = self.expand(current, word)?;
             let span = current.span(word.span);
@@ -76,6 +77,10 @@ impl Lowering<'_, '_> {
                     url: redacted(&text),
                     span,
                 });
+            }
+            spans.push(span);
+            if remote == Remote::No {
+                self.look_at_source(span, &text, &origin);
             }
             if remote == Remote::No && origin == Origin::Context {
                 self.lint_ignored(span, if add { "Add" } else { "Copy" }, &text);
@@ -102,6 +107,7 @@ impl Lowering<'_, '_> {
             });
         }
         for doc in &transfer.heredocs {
+            spans.push(current.span(doc.word.span));
             shown = format!("{shown} <<{}", doc.name);
             let content = match doc.expand {
                 false => doc.content.clone(),
@@ -126,6 +132,7 @@ impl Lowering<'_, '_> {
         }
         let destination = self.expand(current, &transfer.destination)?;
         let created_by = format!("{shown} {destination} # buildkit");
+        self.look_at_destination(current, transfer, &destination, chown.as_deref());
         let workdir = &current.state.config.config.working_dir;
         let op = CopyOp {
             add,
@@ -141,7 +148,13 @@ impl Lowering<'_, '_> {
             unpack: transfer.unpack,
         };
         let name = redacted(&self.step_name(current, statement));
-        self.push(current, statement, Op::Copy(op), name, created_by);
+        let spans = Spans {
+            sources: spans,
+            target: Some(current.span(transfer.destination.span)),
+            chown: transfer.chown.as_ref().map(|w| current.span(w.span)),
+            ..Spans::default()
+        };
+        self.push(current, statement, Op::Copy(op), name, created_by, spans);
         Ok(())
     }
 

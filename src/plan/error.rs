@@ -73,6 +73,8 @@ pub enum PlanError {
         target: String,
         /// A stage with a name like it.
         meant: Option<String>,
+        /// All stages: names, or numbers of those that have none.
+        stages: Vec<String>,
     },
     /// A stage needs itself.
     #[error("circular dependency detected on stage: {stage}")]
@@ -111,6 +113,8 @@ pub enum PlanError {
     StageIndex {
         /// The number.
         index: String,
+        /// How many stages there are.
+        count: usize,
         /// Where.
         span: Span,
     },
@@ -134,6 +138,8 @@ pub enum PlanError {
         source: ResolveError,
         /// A stage with a name like it.
         meant: Option<String>,
+        /// All stages, if the name could be one's.
+        stages: Vec<String>,
     },
     /// An `ONBUILD` trigger of the base is no instruction.
     #[error("failed to parse the ONBUILD trigger {trigger:?} of the base: {}", first(.diagnostics))]
@@ -276,6 +282,10 @@ pub(super) fn did_you_mean(meant: &Option<String>) -> String {
         .map_or_else(String::new, |m| format!(" (did you mean {m}?)"))
 }
 
+fn list(stages: &[String]) -> Option<String> {
+    (!stages.is_empty()).then(|| format!("the stages are: {}", stages.join(", ")))
+}
+
 fn first(diagnostics: &[Diagnostic]) -> &str {
     diagnostics.first().map_or("", |d| d.message.as_str())
 }
@@ -329,6 +339,27 @@ impl PlanError {
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
+            PlanError::Image {
+                meant: None,
+                stages,
+                source,
+                ..
+            } => source.hint.clone().or_else(|| list(stages)),
+            PlanError::UnknownTarget { stages, .. } => list(stages),
+            PlanError::StageIndex { count, .. } => Some(match count {
+                1 => "there is one stage, number 0".to_owned(),
+                count => format!("the stages are numbered 0 to {}", count - 1),
+            }),
+            PlanError::CopyFromLater { from, .. } | PlanError::MountFromLater { from, .. } => {
+                Some(format!("move the stage {from} up"))
+            }
+            PlanError::Reference {
+                meant: None, name, ..
+            } if name.chars().any(char::is_uppercase)
+                && name.to_lowercase().parse::<crate::oci::Reference>().is_ok() =>
+            {
+                Some(format!("did you mean {}?", name.to_lowercase()))
+            }
             PlanError::Reference { meant, .. }
             | PlanError::Image { meant, .. }
             | PlanError::BlankBase { meant, .. }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::dockerfile::Diagnostic;
 use crate::dockerfile::ast::{Network, Security, Sharing};
+use crate::dockerfile::{Diagnostic, Span};
 use crate::oci::{ImageConfig, Platform};
 
 use super::options::{ResolvedImage, Ulimit};
@@ -39,6 +39,8 @@ pub struct Vertex {
     pub stage: String,
     /// The lines of the Dockerfile, from 1, end exclusive; empty for what no line says.
     pub lines: std::ops::Range<u32>,
+    /// Where its words stand.
+    pub spans: Spans,
     /// The history entry's `created_by`, without its base's entries; empty for base images.
     pub created_by: String,
     /// Where it runs.
@@ -47,6 +49,21 @@ pub struct Vertex {
     pub no_cache: bool,
     /// The build arguments that are declared here, whether or not it uses them; only explanations look at it.
     pub arguments: Vec<String>,
+}
+
+/// The places of an instruction's words in the Dockerfile; of a trigger, all are its `FROM`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Spans {
+    /// The instruction's name.
+    pub instruction: Span,
+    /// Sources of a COPY or an ADD, as many as it has.
+    pub sources: Vec<Span>,
+    /// The destination of a COPY or an ADD, the path of a WORKDIR.
+    pub target: Option<Span>,
+    /// `--chown`
+    pub chown: Option<Span>,
+    /// Mounts of a RUN, as many as it has.
+    pub mounts: Vec<Span>,
 }
 
 /// What a vertex does.
@@ -262,6 +279,8 @@ pub struct HistoryStep {
     pub created_by: String,
     /// The vertex that made its layer; `None` for an `empty_layer`.
     pub vertex: Option<VertexId>,
+    /// The instruction.
+    pub span: Span,
 }
 
 impl Graph {

@@ -5,7 +5,7 @@ use crate::dockerfile::{Instruction, Span, Statement, Word, lint};
 use crate::oci;
 
 use super::error::PlanError;
-use super::graph::{Op, Vertex, VertexId, WorkdirOp};
+use super::graph::{Op, Spans, Vertex, VertexId, WorkdirOp};
 use super::lower::{Current, Lowering};
 use super::scope::Scope;
 use super::{gotext, paths, ports, signals};
@@ -31,6 +31,8 @@ impl Lowering<'_, '_> {
         current: &mut Current,
         statement: &Statement,
     ) -> Result<(), PlanError> {
+        current.here = current.span(statement.keyword.span);
+        self.look_at_forms(current, statement);
         match &statement.instruction {
             Instruction::Add(transfer) => self.transfer(current, statement, transfer, true),
             Instruction::Copy(transfer) => self.transfer(current, statement, transfer, false),
@@ -141,6 +143,7 @@ impl Lowering<'_, '_> {
         op: Op,
         name: String,
         created_by: String,
+        spans: Spans,
     ) -> VertexId {
         let vertex = self.weave.add(Vertex {
             op,
@@ -148,6 +151,10 @@ impl Lowering<'_, '_> {
             name,
             stage: current.label.clone(),
             lines: current.lines(statement),
+            spans: Spans {
+                instruction: current.here,
+                ..spans
+            },
             created_by: created_by.clone(),
             platform: current.state.platform.clone(),
             no_cache: current.no_cache,
@@ -199,7 +206,11 @@ impl Lowering<'_, '_> {
             return Ok(());
         }
         let name = self.step_name(current, statement);
-        self.push(current, statement, Op::Workdir(op), name, created_by);
+        let spans = Spans {
+            target: Some(current.span(word.span)),
+            ..Spans::default()
+        };
+        self.push(current, statement, Op::Workdir(op), name, created_by, spans);
         Ok(())
     }
 

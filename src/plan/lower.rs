@@ -128,6 +128,8 @@ pub(super) struct Current {
     pub(super) label: String,
     /// Names its steps.
     pub(super) namer: Namer,
+    /// The instruction being lowered.
+    pub(super) here: Span,
     /// Where CMD was met in this very stage.
     pub(super) cmd: Option<Span>,
     /// Where ENTRYPOINT was.
@@ -166,7 +168,12 @@ impl Current {
 
     /// Adds to the history.
     pub(super) fn record(&mut self, created_by: String, vertex: Option<VertexId>) {
-        self.state.history.push(HistoryStep { created_by, vertex });
+        let span = self.here;
+        self.state.history.push(HistoryStep {
+            created_by,
+            vertex,
+            span,
+        });
     }
 }
 
@@ -437,6 +444,7 @@ impl Lowering<'_, '_> {
             state,
             label,
             namer,
+            here: stage.from.span,
             cmd: None,
             entrypoint: None,
             healthcheck: None,
@@ -462,7 +470,6 @@ impl Lowering<'_, '_> {
             .scope
             .expand(&word.text, self.escape)
             .map_err(|source| current.word_error(word, source))?;
-        self.weave.graph().outline.uses(&uses);
         self.lint_undefined(current, &uses, word.span);
         Ok(text)
     }
@@ -477,8 +484,9 @@ impl Lowering<'_, '_> {
         Ok(text.filter(|t| !t.is_empty()))
     }
 
-    /// Warns of names that are neither set nor declared.
+    /// Notes which names are used, and warns of those that are neither set nor declared.
     pub(super) fn lint_undefined(&mut self, current: &Current, uses: &Uses, span: Span) {
+        self.weave.graph().outline.uses(uses);
         let scope = &current.state.scope;
         for name in uses.missing.iter().filter(|n| !scope.is_declared(n)) {
             let meant = dockerfile::nearest(name, scope.names());

@@ -19,6 +19,7 @@ mod bases;
 mod chmod;
 mod copy;
 mod error;
+mod footguns;
 mod gotext;
 pub mod graph;
 mod images;

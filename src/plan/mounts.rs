@@ -71,7 +71,6 @@ impl Lowering<'_, '_> {
             span,
         })?;
         for uses in all_uses {
-            self.weave.graph().outline.uses(&uses);
             self.lint_undefined(current, &uses, mount.word.span);
         }
         Ok(expanded)
@@ -87,6 +86,12 @@ impl Lowering<'_, '_> {
             Some(from) => self.origin(current, from, current.lines(statement))?,
             None => Origin::Context,
         };
+        let span = current.span(mount.word.span);
+        self.look_at_source(
+            span,
+            &given(&mount.source).unwrap_or_default().to_owned(),
+            &origin,
+        );
         Ok(RunMount::Bind {
             target: required_target(current, mount)?,
             origin,

@@ -100,6 +100,8 @@ pub struct ResolvedImage {
 pub struct ResolveError {
     /// What was asked for.
     pub name: String,
+    /// What to do about it, where that is known.
+    pub hint: Option<String>,
     /// Why not.
     #[source]
     pub source: Box<dyn Error + Send + Sync>,

@@ -43,6 +43,20 @@ pub(super) fn workdir(current: &str, path: &str) -> String {
     }
 }
 
+/// Whether `..` leads above the root.
+pub(super) fn leads_out(path: &str) -> bool {
+    let mut depth = 0usize;
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if depth == 0 => return true,
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    false
+}
+
 /// The last element, or the whole where there is none.
 pub(super) fn base_name(path: &str) -> &str {
     path.trim_end_matches('/')

@@ -4,7 +4,7 @@ use crate::dockerfile::Statement;
 use crate::dockerfile::ast::{CommandLine, Heredoc, MountKind, Network, Run, Security};
 
 use super::error::PlanError;
-use super::graph::{Op, RunOp};
+use super::graph::{Op, RunOp, Spans};
 use super::instruct::shell_command;
 use super::lower::{Current, Lowering};
 use super::{args, names, paths};
@@ -24,6 +24,7 @@ impl Lowering<'_, '_> {
         run: &Run,
     ) -> Result<(), PlanError> {
         let span = current.span(statement.keyword.span);
+        self.look_at_script(current, run);
         let mut scripts = Vec::new();
         let args = match &run.command {
             CommandLine::Exec(args) => args.clone(),
@@ -93,7 +94,15 @@ impl Lowering<'_, '_> {
             ulimits: self.options.ulimits.clone(),
             shm_size_bytes: self.options.shm_size_bytes,
         };
-        self.push(current, statement, Op::Run(op), name, created_by);
+        let spans = Spans {
+            mounts: run
+                .mounts
+                .iter()
+                .map(|m| current.span(m.word.span))
+                .collect(),
+            ..Spans::default()
+        };
+        self.push(current, statement, Op::Run(op), name, created_by, spans);
         Ok(())
     }
 

@@ -119,7 +119,7 @@ impl<'a> Stages<'a> {
         let meant = |uses: &super::scope::Uses| {
             uses.missing
                 .iter()
-                .find_map(|name| nearest(name, globals.names()))
+                .find_map(|name| nearest(name, globals.names().chain(globals.declared())))
                 .map(str::to_owned)
         };
         let word = &stage.base;
@@ -228,6 +228,7 @@ impl<'a> Stages<'a> {
                 _ => {
                     return Err(PlanError::StageIndex {
                         index: text.clone(),
+                        count: self.all.len(),
                         span,
                     });
                 }
@@ -255,9 +256,24 @@ impl<'a> Stages<'a> {
             let labels: Vec<String> = self.all.iter().map(PlannedStage::label).collect();
             PlanError::UnknownTarget {
                 target: target.clone(),
+                stages: self.names(),
                 meant: nearest(target, labels.iter().map(String::as_str)).map(str::to_owned),
             }
         })
+    }
+
+    /// Whether a stage has a name.
+    pub(super) fn any_named(&self) -> bool {
+        self.all.iter().any(|s| s.stage.name.is_some())
+    }
+
+    /// The stages as `--target` and `--from` name them: by their names, those without one by their numbers.
+    pub(super) fn names(&self) -> Vec<String> {
+        let name = |s: &PlannedStage<'_>| match &s.stage.name {
+            Some(name) => name.clone(),
+            None => s.stage.index.to_string(),
+        };
+        self.all.iter().map(name).collect()
     }
 
     /// The name nearest to one that is no stage and no image.

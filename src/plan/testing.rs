@@ -96,6 +96,7 @@ impl Fake {
         let Some(config) = self.images.get(&by_arch).or(self.images.get(short)) else {
             return Err(ResolveError {
                 name: name.to_owned(),
+                hint: None,
                 source: Box::new(NotFound),
             });
         };

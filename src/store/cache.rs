@@ -13,6 +13,18 @@ use crate::oci::{ChainId, Descriptor, DiffId, Digest};
 /// The version of a record. One of another version is a miss.
 const VERSION: u32 = 1;
 
+/// Something to know of a layer whenever it is used: told again when it comes from the cache. No part of a secret is in it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Remark {
+    /// What is wrong, by its name.
+    pub rule: String,
+    /// About what: a name, a path as written, a secret's id.
+    pub subject: String,
+    /// Where in the layer; empty if that is not the question.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub place: String,
+}
+
 /// What a step made.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Record {
@@ -32,6 +44,9 @@ pub struct Record {
     pub inputs: Vec<(String, String)>,
     /// The instruction, as people know it.
     pub step: String,
+    /// What to know of the layer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<Remark>,
     /// Where it stood. Explanations look for it there; no result depends on it.
     #[serde(default)]
     pub place: Option<Place>,

@@ -83,7 +83,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 pub use blobs::{Blob, Ingest, Prehashed};
-pub use cache::{Place, Record};
+pub use cache::{Place, Record, Remark};
 pub use check::{CheckDepth, CheckReport, Finding, Problem, Severity};
 pub use dedup::DedupApplied;
 pub use df::{DiskUsage, Share};

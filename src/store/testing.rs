@@ -68,6 +68,7 @@ pub(super) fn record(store: &Store, text: &str) -> Record {
         step: format!("RUN {text}"),
         place: None,
         copied_to: Vec::new(),
+        remarks: Vec::new(),
     }
 }
 

@@ -230,7 +230,7 @@ fn stages_and_what_they_take() {
     );
     let all = json(&["--call", "subrequests.describe,format=json", "ctx"]);
     assert_eq!(all[0]["name"], "frontend.lint");
-    assert_eq!(lab.images(), "", "nothing was built");
+    assert_eq!(lab.images(), "[]\n", "nothing was built");
 }
 
 #[test]

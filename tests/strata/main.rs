@@ -56,6 +56,8 @@ mod registry;
 mod reproducible;
 mod same_bytes;
 mod server;
+mod situations;
+mod strict;
 mod terminal;
 mod tree;
 mod user;

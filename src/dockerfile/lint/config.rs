@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::ast::{Dockerfile, Span};
 use super::super::diagnostic::{Diagnostic, Severity};
+use super::super::footgun::Footgun;
 use super::Rule;
 
 /// What a `check` says.
@@ -71,6 +72,9 @@ impl Config {
     }
 
     fn speaks(&self, rule: &str) -> bool {
+        if let Some(footgun) = Footgun::named(rule) {
+            return footgun.is_binding() || !self.skip.contains(rule);
+        }
         let experimental = Rule::named(rule).is_some_and(|rule| rule.experimental);
         let asked = !experimental || self.experimental_all || self.experimental.contains(rule);
         asked && !self.skip_all && !self.skip.contains(rule)
@@ -113,12 +117,17 @@ pub fn apply(config: &Config, dockerfile: &Dockerfile, found: Vec<Diagnostic>) -
                 .iter()
                 .find(|(span, _)| span.start <= start && start < span.end)
                 .map_or(config, |(_, config)| config);
-            if config.error {
+            if config.error && Footgun::named(rule).is_none() {
                 diagnostic.severity = Severity::Error;
             }
             config.speaks(rule).then_some(diagnostic)
         })
         .collect()
+}
+
+/// Whether a finding is not skipped: [`apply`] for one.
+pub fn speaks(config: &Config, dockerfile: &Dockerfile, found: &Diagnostic) -> bool {
+    !apply(config, dockerfile, vec![found.clone()]).is_empty()
 }
 
 /// The sentence that ends a build when findings are errors; `None` if none is one.
@@ -227,6 +236,32 @@ mod tests {
                 .unwrap();
         let found = apply(&Config::default(), &parsed.dockerfile, check(&parsed));
         assert_eq!(found.len(), 1);
+    }
+
+    #[test]
+    fn footguns_are_silenced_by_name_and_secrets_never() {
+        use super::super::super::footgun;
+        let at = |text: &str| Span {
+            start: u32::try_from(text.find("RUN").unwrap()).unwrap(),
+            end: u32::try_from(text.len()).unwrap(),
+        };
+        for (head, above, heard) in [
+            ("", "", true),
+            ("# check=skip=all;error=true\n", "", true),
+            ("# check=skip=HeredocWithoutErrexit\n", "", false),
+            ("", "# check=skip=HeredocWithoutErrexit\n", false),
+            ("", "# check=skip=PathClamped,SecretInLayer\n", true),
+        ] {
+            let text = format!("{head}FROM a\n{above}RUN x");
+            let parsed = parse(&text).unwrap();
+            let config = config(&parsed.dockerfile).unwrap();
+            let found = footgun::heredoc_without_errexit(at(&text));
+            let all = apply(&config, &parsed.dockerfile, vec![found]);
+            assert_eq!(!all.is_empty(), heard, "{text}");
+            assert!(all.iter().all(|d| d.severity == Severity::Warning));
+            let leak = footgun::secret_in_layer(at(&text), "s", "/f");
+            assert!(speaks(&config, &parsed.dockerfile, &leak), "{text}");
+        }
     }
 
     #[test]

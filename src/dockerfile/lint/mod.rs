@@ -9,7 +9,7 @@ mod check;
 mod config;
 
 pub use check::{check, is_secret_name};
-pub use config::{Config, ConfigError, apply, config, violation};
+pub use config::{Config, ConfigError, apply, config, speaks, violation};
 
 use super::ast::Span;
 use super::diagnostic::Diagnostic;

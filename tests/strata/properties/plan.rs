@@ -94,7 +94,11 @@ impl Images {
     fn find(&self, name: String, platform: &Platform) -> Result<ResolvedImage, ResolveError> {
         if name.contains("missing") {
             let source = "not found".into();
-            return Err(ResolveError { name, source });
+            return Err(ResolveError {
+                name,
+                hint: None,
+                source,
+            });
         }
         let mut config = ImageConfig::scratch(platform);
         config.config.env = vec!["PATH=/bin".to_owned(), "BASE=1".to_owned()];
