@@ -177,7 +177,9 @@ fn word_stands_in(text: &str, word: &Word, statement: Span) {
     let written = places::slice(text, word.span);
     assert!(within(word.span, statement), "{word:?} in {statement:?}");
     if !written.contains(['\n', '"', '\'', '\\', '`']) {
-        assert_eq!(written, word.text, "{word:?}");
+        // Behind its line a trigger has the bodies of its here-documents.
+        let line = word.text.split('\n').next().unwrap_or_default();
+        assert_eq!(written, line, "{word:?}");
     }
 }
 
