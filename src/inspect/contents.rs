@@ -13,7 +13,7 @@ use crate::oci::{Descriptor, DiffId};
 use crate::store::{Made, Store};
 
 /// The most one layer may unpack to, holes of sparse files included: as much as the store takes.
-const MAX_UNPACKED_BYTES: u64 = 1 << 40;
+pub(super) const MAX_UNPACKED_BYTES: u64 = 1 << 40;
 
 /// How many layers are read at once. Each has four threads and some 6 MiB of buffers.
 const READ_AT_ONCE: usize = 4;
@@ -155,12 +155,8 @@ fn read(
     reading: Reading<'_>,
     read_bytes: &AtomicU64,
 ) -> Result<Arc<Toc>, InspectError> {
-    let stream = match reading.store.filter(|s| s.has_blob(blob)) {
-        Some(store) => Box::new(store.open_blob(blob)?),
-        None => source.blob(blob)?,
-    };
     let input = Counted {
-        inner: stream,
+        inner: stream(blob, source, reading)?,
         read_bytes,
         cancel: reading.cancel,
     };
@@ -176,6 +172,18 @@ fn read(
         store.put_toc(diff_id, Arc::clone(&toc))?;
     }
     Ok(toc)
+}
+
+/// A layer's blob: the store's, if it has it.
+pub(super) fn stream(
+    blob: &Descriptor,
+    source: &dyn Source,
+    reading: Reading<'_>,
+) -> Result<Box<dyn Read + Send>, InspectError> {
+    Ok(match reading.store.filter(|s| s.has_blob(blob)) {
+        Some(store) => Box::new(store.open_blob(blob)?),
+        None => source.blob(blob)?,
+    })
 }
 
 /// Whether it was what its image says.

@@ -32,6 +32,8 @@ mod images;
 mod instruction;
 mod layers;
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod testing;
 mod timeline;
 mod why;
@@ -39,8 +41,8 @@ mod why;
 pub use bytes::{Exact, Mode, PathText, TargetText, Text, escaped};
 pub use contents::{Contents, LayerContents, Reading};
 pub use dedup::{
-    ContentSums, DEDUP_SCHEMA, DedupReport, Estimate, Finding, FindingKind, ImageWaste, LayerPart,
-    LayerSums, Needless, Survey,
+    Chunks, ContentSums, DEDUP_SCHEMA, DedupReport, Estimate, Finding, FindingKind, ImageWaste,
+    LayerPart, LayerSums, Needless, Survey,
 };
 pub use diff::{ConfigChange, DIFF_SCHEMA, DiffReport, DiffRow, DiffState, DiffTotals, Side};
 pub use error::InspectError;

@@ -159,3 +159,77 @@ impl Store {
         Ok(usage)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::super::testing::{image_of, layer, name, record};
+    use super::super::{Lineage, StoreOptions};
+    use super::*;
+    use crate::oci::MediaType;
+
+    /// A store with something of everything, and with files of several links.
+    fn fill(root: &Path) -> Store {
+        let store = Store::open(root, StoreOptions::default()).unwrap();
+        let image = image_of(&store, &["base", "a"]);
+        store.tag(&name("a"), &image).unwrap();
+        store
+            .put_lineage(&image.digest, &Lineage::default())
+            .unwrap();
+        store.cache_put(&record(&store, "cached")).unwrap();
+        for size in [1, 5000, 700_000, 3_000_000] {
+            let bytes = vec![7; size];
+            store.put_bytes(MediaType::OciLayer, &bytes).unwrap();
+        }
+        let (one, other) = (layer(&store, "base"), layer(&store, "a"));
+        let file = one.fs().join("large");
+        std::fs::write(&file, vec![1; 2_000_000]).unwrap();
+        std::fs::hard_link(&file, other.fs().join("large")).unwrap();
+        store.barrier().unwrap();
+        store
+    }
+
+    fn close(a: u64, b: u64) -> bool {
+        a.abs_diff(b) * 100 <= a.max(b)
+    }
+
+    #[test]
+    fn df_says_what_du_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = fill(dir.path());
+        let output = Command::new("du")
+            .args(["-s", "-B1"])
+            .arg(dir.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let du: u64 = text.split_whitespace().next().unwrap().parse().unwrap();
+        let df = store.df().unwrap().total_bytes;
+        assert!(close(df, du), "df {df}, du {du}");
+    }
+
+    #[test]
+    fn df_says_what_the_file_system_says() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mount = |args: &[&str]| {
+            let status = Command::new("mount").args(args).arg(dir.path()).status();
+            status.is_ok_and(|s| s.success())
+        };
+        assert!(mount(&["-t", "tmpfs", "-o", "size=64m", "strata-test"]));
+        let used = || {
+            let space = rustix::fs::statvfs(dir.path()).unwrap();
+            (space.f_blocks - space.f_bfree) * space.f_frsize
+        };
+        let before = used();
+        let store = fill(dir.path());
+        let (df, taken) = (store.df().unwrap().total_bytes, used() - before);
+        drop(store);
+        let unmounted = Command::new("umount").arg(dir.path()).status();
+        assert!(unmounted.is_ok_and(|s| s.success()));
+        assert!(close(df, taken), "df {df}, statvfs {taken}");
+    }
+}

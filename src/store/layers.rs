@@ -16,6 +16,9 @@ use super::{KeyLock, Store, StoreError, locked};
 use crate::layer::Toc;
 use crate::oci::{ChainId, DiffId};
 
+/// How much of tables of contents is kept in memory: those of a large image, and not those of a large store.
+const MAX_HELD_BYTES: usize = 32 << 20;
+
 /// What an unpacked layer is known by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum LayerId {
@@ -165,7 +168,13 @@ impl Store {
         }
         let toc = read_toc(&dir.join("toc"))?;
         if let Some(toc) = &toc {
-            locked(&self.inner.tocs).insert(*diff_id, Arc::clone(toc));
+            let mut tocs = locked(&self.inner.tocs);
+            let held: usize = tocs.values().map(|t| t.as_bytes().len()).sum();
+            // Whoever goes through all images of a large store needs few of their tables at a time.
+            if held + toc.as_bytes().len() > MAX_HELD_BYTES {
+                tocs.clear();
+            }
+            tocs.insert(*diff_id, Arc::clone(toc));
         }
         Ok(toc)
     }

@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use strata::inspect::{
-    Contents, DedupReport, Documents, Finding, FindingKind, LayerPart, Reading, Survey, escaped,
+    Chunks, Contents, DedupReport, Documents, Finding, FindingKind, LayerPart, Reading, Survey,
+    escaped,
 };
 use strata::oci::Platform;
 use strata::store::Store;
 
-use super::contents;
+use super::opened;
 use super::screen::{Screen, right};
 use crate::cli::error::{CliError, Doing as _};
 use crate::cli::inspect::wanted_platform;
@@ -44,8 +45,11 @@ pub(crate) struct DedupArgs {
     /// How many findings are shown; JSON has them all
     #[arg(long, value_name = "N", default_value = "20")]
     top: usize,
+    /// Compare pieces of files, too (content-defined chunks of some 64 KiB): every layer is read and inflated
+    #[arg(long)]
+    chunks: bool,
     /// Let equal files of the store's unpacked layers share their blocks, and say what that freed
-    #[arg(long, conflicts_with = "images")]
+    #[arg(long, conflicts_with_all = ["images", "chunks"])]
     apply: bool,
     /// How the result is shown
     #[arg(long, value_enum, value_name = "FORM", default_value = "table")]
@@ -64,17 +68,28 @@ impl DedupArgs {
         }
         let min_bytes = crate::cli::values::bytes("--min", &self.min)?;
         let mut survey = Survey::default();
+        let mut chunks = self.chunks.then(Chunks::default);
         let store = session.store_if_there()?;
         if self.images.is_empty() {
             let store = session.store()?;
             let platform = wanted_platform(self.platform.as_deref())?;
-            self.all(session, &store, &platform, &mut survey)?;
+            self.all(session, &store, &platform, &mut survey, &mut chunks)?;
         }
+        let reading = Reading {
+            store: store.as_ref(),
+            cancel: session.cancel(),
+        };
         for text in &self.images {
-            survey.add(&contents(session, text, self.platform.as_deref())?);
+            let (contents, source) = opened(session, text, self.platform.as_deref())?;
+            if let Some(chunks) = &mut chunks {
+                let added = chunks.add(&contents, source.as_ref(), reading);
+                added.doing(|| format!("look into {text}"))?;
+            }
+            survey.add(&contents);
         }
         let toc = |id: &strata::oci::DiffId| store.as_ref()?.toc(id).ok().flatten();
-        let report = survey.finish(min_bytes, &toc);
+        let mut report = survey.finish(min_bytes, &toc);
+        report.chunks = chunks.map(|chunks| chunks.sums());
         if let Some(path) = &self.html {
             let command = [&["strata dedup".to_owned()], &self.images[..]].concat();
             return page::dedup(&report, &command.join(" ")).write(path);
@@ -92,6 +107,7 @@ impl DedupArgs {
         store: &Store,
         platform: &Platform,
         survey: &mut Survey,
+        chunks: &mut Option<Chunks>,
     ) -> Result<(), CliError> {
         let mut seen = BTreeSet::new();
         for named in store.names().doing(|| "list the images".to_owned())? {
@@ -120,7 +136,11 @@ impl DedupArgs {
                 store: Some(store),
                 cancel: session.cancel(),
             };
-            survey.add(&Contents::read(documents, &source, reading).doing(doing)?);
+            let contents = Contents::read(documents, &source, reading).doing(doing)?;
+            if let Some(chunks) = chunks {
+                chunks.add(&contents, &source, reading).doing(doing)?;
+            }
+            survey.add(&contents);
         }
         Ok(())
     }
@@ -244,6 +264,15 @@ fn render(report: &DedupReport, top: usize, screen: &Screen) -> String {
         human_size(contents.stored_bytes),
         human_size(contents.wasted_bytes)
     );
+    if let Some(chunks) = &report.chunks {
+        let _ = writeln!(
+            text,
+            "Chunks    {}, {} different: {} of the bytes are copies",
+            chunks.count,
+            chunks.distinct_count,
+            human_size(chunks.wasted_bytes)
+        );
+    }
     for finding in report.findings.iter().take(top) {
         text.push('\n');
         show(&mut text, finding, screen);

@@ -13,6 +13,7 @@ pub(crate) use files::FilesArgs;
 pub(crate) use layers::LayersArgs;
 pub(crate) use why::WhyArgs;
 
+use strata::image::Source;
 use strata::inspect::{Blame, Contents, Documents, ImageHead, InspectError, Reading};
 
 use self::screen::Screen;
@@ -25,6 +26,15 @@ use super::transport::Location;
 
 /// Reads an image with what its layers hold, from wherever it is.
 fn contents(session: &Session, text: &str, platform: Option<&str>) -> Result<Contents, CliError> {
+    opened(session, text, platform).map(|(contents, _)| contents)
+}
+
+/// The same, with what it was read from.
+fn opened(
+    session: &Session,
+    text: &str,
+    platform: Option<&str>,
+) -> Result<(Contents, Box<dyn Source>), CliError> {
     let location = Location::parse("IMAGE", text)?;
     let source = medium::source(session, &location)?;
     let doing = || format!("look into {}", source.name());
@@ -38,7 +48,7 @@ fn contents(session: &Session, text: &str, platform: Option<&str>) -> Result<Con
     let read: Result<Contents, InspectError> = Contents::read(documents, source.as_ref(), reading);
     match read {
         Err(_) if session.is_canceled() => Err(CliError::Interrupted),
-        read => read.doing(doing),
+        read => read.doing(doing).map(|contents| (contents, source)),
     }
 }
 

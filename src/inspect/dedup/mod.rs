@@ -10,10 +10,14 @@
 //! images have it; what is wasted there is `(copies - 1) × size` of every content.
 
 mod advice;
+mod chunks;
+#[cfg(test)]
+mod corpus;
 mod report;
 mod survey;
 mod waste;
 
+pub use chunks::Chunks;
 pub use report::{
     ContentSums, DEDUP_SCHEMA, DedupReport, Estimate, Finding, FindingKind, ImageWaste, LayerPart,
     LayerSums, Needless,

@@ -65,7 +65,7 @@ impl Waste {
                 }
                 lost.extend(was.and_then(|was| t.content(was)).map(|content| Lost {
                     content,
-                    now: now.and_then(|now| t.content(now)),
+                    now: now.map(|now| t.content(now).unwrap_or(now)),
                 }));
             });
             let Some(layer) = layer else { break };
