@@ -24,7 +24,12 @@ impl WordError {
     /// The error at its place in the source.
     pub fn at(&self, word: &Word) -> Diagnostic {
         let start = word.span.start as usize + self.offset;
-        let mut place = span(start, start + 1);
+        let rest = word.text.get(self.offset..).unwrap_or_default();
+        let mut place = span(start, start + rest.chars().next().map_or(1, char::len_utf8));
+        // Elsewhere than in ASCII a place that is not exact could cut a character.
+        if !word.text.is_ascii() && (word.span.end - word.span.start) as usize != word.text.len() {
+            place = word.span;
+        }
         // Quotes that the parser removed and continuations make the word longer than its text: stay inside it.
         if place.end > word.span.end {
             place = word.span;
@@ -287,6 +292,20 @@ mod tests {
             diagnostic.message,
             "failed to process \"a${b:=c}\": unsupported modifier (:=) in substitution"
         );
+    }
+
+    /// A place that cuts a character is none.
+    #[test]
+    fn errors_stand_at_whole_characters() {
+        let word = Word {
+            text: "${\u{fc}x".to_string(),
+            span: span(10, 15),
+        };
+        let error = WordError {
+            offset: 2,
+            message: String::new(),
+        };
+        assert_eq!(error.at(&word).span, span(12, 14));
     }
 
     #[test]
