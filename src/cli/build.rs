@@ -54,7 +54,7 @@ enum Failure {
     /// The Dockerfile cannot be read.
     Parse(Text, Vec<Diagnostic>),
     /// Rules that its author made binding are broken.
-    Lint(Text, Vec<Diagnostic>, String),
+    Lint(Text, Vec<Diagnostic>, Box<str>),
     /// `--strict` refuses what was found.
     Strict(Text, Vec<Diagnostic>),
     /// It cannot be planned.
@@ -294,7 +294,7 @@ impl Build<'_> {
             Err(error) => return Err(Failure::Plan(text, Box::new(error))),
         };
         if let Some(violation) = violation {
-            return Err(Failure::Lint(text, found, violation));
+            return Err(Failure::Lint(text, found, violation.into()));
         }
         if !refused.is_empty() && call == Call::Build {
             return Err(Failure::Strict(text, refused));
@@ -677,7 +677,7 @@ impl Build<'_> {
                 for error in errors {
                     note(&diagnostic::render(error, &text.name, &text.text));
                 }
-                build_error(Violation(violation), None)
+                build_error(Violation(violation.into()), None)
             }
             Failure::Strict(text, mut found) => {
                 found.sort_by_key(|d| d.span.start);

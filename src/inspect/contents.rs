@@ -196,8 +196,8 @@ fn verify(blob: &Descriptor, diff_id: &DiffId, scanned: &Scanned) -> Result<(), 
     }
     Err(InspectError::WrongLayer {
         digest: blob.digest,
-        expected: *diff_id,
-        actual: scanned.diff_id,
+        expected: Box::new(*diff_id),
+        actual: Box::new(scanned.diff_id),
     })
 }
 

@@ -75,9 +75,9 @@ pub enum InspectError {
         /// Its blob.
         digest: Digest,
         /// What the configuration says.
-        expected: DiffId,
+        expected: Box<DiffId>,
         /// What it is.
-        actual: DiffId,
+        actual: Box<DiffId>,
     },
     /// A folder that was to be compared could not be read.
     #[error("cannot read {}", .path.display())]

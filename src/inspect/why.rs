@@ -187,16 +187,10 @@ pub(super) fn differences(
                 size_bytes: b,
                 content: y,
             },
-        ) => {
-            if a != b || x != y {
-                what.push("content");
-            }
-        }
+        ) if a != b || x != y => what.push("content"),
         (KindRef::Directory { .. }, KindRef::Directory { .. }) => {}
-        (KindRef::Symlink { target: a }, KindRef::Symlink { target: b }) => {
-            if a != b {
-                what.push("target");
-            }
+        (KindRef::Symlink { target: a }, KindRef::Symlink { target: b }) if a != b => {
+            what.push("target");
         }
         // All else differs with it.
         (a, b) if std::mem::discriminant(&a) != std::mem::discriminant(&b) => return vec!["type"],

@@ -76,7 +76,7 @@ impl Lowering<'_, '_> {
                     },
                     name,
                     span,
-                    source,
+                    source: Box::new(source),
                 })
             }
         }

@@ -135,7 +135,7 @@ pub enum PlanError {
         span: Span,
         /// Why not.
         #[source]
-        source: ResolveError,
+        source: Box<ResolveError>,
         /// A stage with a name like it.
         meant: Option<String>,
         /// All stages, if the name could be one's.

@@ -87,11 +87,7 @@ impl Lowering<'_, '_> {
             None => Origin::Context,
         };
         let span = current.span(mount.word.span);
-        self.look_at_source(
-            span,
-            &given(&mount.source).unwrap_or_default().to_owned(),
-            &origin,
-        );
+        self.look_at_source(span, given(&mount.source).unwrap_or_default(), &origin);
         Ok(RunMount::Bind {
             target: required_target(current, mount)?,
             origin,

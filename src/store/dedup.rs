@@ -330,8 +330,11 @@ fn stat(path: &Path) -> Result<Option<Metadata>, StoreError> {
     }
 }
 
+/// Extended attributes: name and value.
+type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A path's extended attributes, sorted.
-fn attributes(path: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+fn attributes(path: &Path) -> Result<Attributes, StoreError> {
     // Linux's bounds on the list and on a value (xattr(7)): 64 KiB.
     let mut names = vec![0u8; 64 << 10];
     let count = match llistxattr(path, &mut names) {

@@ -18,7 +18,6 @@ const REGISTER: &str = r"
     ";
 
 #[test]
-#[expect(clippy::print_stderr, reason = "who reads the log wants to know")]
 fn a_run_for_another_machine() {
     let lab = Lab::new();
     let register = format!("unshare --user --map-root-user --mount sh -euc '{}", {

@@ -445,7 +445,6 @@ pub(super) const FLAGS: &[Case] = &[
         2,
         &["--until", "yesterday"],
     ),
-    case("prune-no-terminal", "", "strata prune", 2, &["--force"]),
     case(
         "images-bad-format",
         "",
