@@ -334,6 +334,10 @@ impl Build<'_> {
             },
             about: self.about(&text),
         };
+        // What failed long ago goes by itself, even where nothing fails any more.
+        self.store
+            .bound_failed(&FailedBounds::default())
+            .doing(|| "remove old failed steps".to_owned())?;
         // Outputs of another form are another build, all of whose steps are cached by then.
         let mut built: Option<Built> = None;
         let mut verdicts = Vec::new();

@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use serde_json::Value;
+use strata::oci::Digest;
 
 use crate::lab::{Lab, said, succeed};
 use crate::user::User;
@@ -68,7 +69,7 @@ const DOCKERFILES: [(&str, &str); 20] = [
     ),
     (
         "scratch",
-        "FROM @REG@/busybox AS b\nRUN mkdir /r; echo x >/r/x\nFROM scratch\nCOPY --from=b /r /\nENTRYPOINT [\"/x\"]\n",
+        "FROM --platform=$BUILDPLATFORM @REG@/busybox AS b\nRUN mkdir /r; echo x >/r/x\nFROM scratch\nCOPY --from=b /r /\nENTRYPOINT [\"/x\"]\n",
     ),
     (
         "config",
@@ -113,15 +114,20 @@ fn digests(surroundings: Surroundings) -> Vec<(String, String)> {
     ));
     let mut all = Vec::new();
     for (name, _) in DOCKERFILES {
+        // The one whose base is nobody's: an index of two platforms.
+        let platforms = match name {
+            "scratch" => "--platform linux/amd64,linux/arm64",
+            _ => "",
+        };
         for (way, flags) in [
             (
                 "epoch",
                 "--build-arg SOURCE_DATE_EPOCH=1700000000 -o type=oci,dest=out.tar,rewrite-timestamp=true",
             ),
-            ("timestamp", "--timestamp 1700000000 -t app"),
+            ("timestamp", "--timestamp 1700000000 -o type=oci,dest=out.tar"),
         ] {
             succeed(&mut lab.shell(&format!(
-                "{}\n{} strata build -q --no-cache {} {flags} --metadata-file m.json -f Dockerfile.{name} .",
+                "{}\n{} strata build -q --no-cache {} {flags} {platforms} --metadata-file m.json -f Dockerfile.{name} .",
                 surroundings.before, surroundings.prefix, surroundings.flags
             )));
             let text = std::fs::read(lab.folder.join("m.json")).expect("it was written");
@@ -129,6 +135,9 @@ fn digests(surroundings: Surroundings) -> Vec<(String, String)> {
             let digest = metadata["containerimage.digest"].as_str();
             let digest = digest.expect("a digest is text").to_owned();
             all.push((format!("{name} by {way}"), digest));
+            let archive = std::fs::read(lab.folder.join("out.tar")).expect("it was written");
+            let archive = Digest::of(&archive).to_string();
+            all.push((format!("the archive of {name} by {way}"), archive));
         }
     }
     all
@@ -142,7 +151,7 @@ fn twenty_dockerfiles_have_one_digest_each() {
         prefix: "",
         flags: "",
     });
-    assert_eq!(plain.len(), 40);
+    assert_eq!(plain.len(), 80);
     let is_root = rustix::process::geteuid().is_root();
     let others = digests(Surroundings {
         user: is_root.then(User::ordinary),
