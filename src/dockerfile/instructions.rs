@@ -349,9 +349,16 @@ fn arg(parts: &Parts, escape: char) -> Result<Vec<ArgDef>, Diagnostic> {
     Ok(args)
 }
 
-/// A word at its first equals sign. What comes before it stands in the source as in the text.
+/// A word at its first equals sign. Where the source has more than the text, a continuation, both stand where the word does.
 fn cut(word: &Word) -> Option<(Word, Word)> {
     let (name, value) = word.text.split_once('=')?;
+    if (word.span.end - word.span.start) as usize != word.text.len() {
+        let part = |text: &str| Word {
+            text: text.to_string(),
+            span: word.span,
+        };
+        return Some((part(name), part(value)));
+    }
     let middle = word
         .span
         .start
