@@ -262,8 +262,7 @@ impl CheckArgs {
             Format::Json => print_json(&report)?,
             Format::Table => {
                 for finding in &report.findings {
-                    let problem = serde_json::to_string(&finding.problem)
-                        .doing(|| "show a finding".to_owned())?;
+                    let problem = &finding.problem;
                     let done = if finding.repaired { " (removed)" } else { "" };
                     let severity = format!("{:?}", finding.severity).to_lowercase();
                     print_line(&format!(

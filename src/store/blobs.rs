@@ -218,6 +218,17 @@ impl Store {
         }
     }
 
+    /// The error of a stream that comes from elsewhere, as the store's.
+    pub(super) fn incoming_error(error: io::Error) -> StoreError {
+        match error
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<VerifyError>())
+        {
+            Some(verify) => verify.clone().into(),
+            None => StoreError::Incoming(error),
+        }
+    }
+
     /// Starts to write a blob, by SHA-256.
     pub fn ingest(&self) -> Result<Ingest, StoreError> {
         self.ingest_as(Algorithm::Sha256)
@@ -277,7 +288,7 @@ impl Store {
                 Ok(0) => break,
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(self.read_error(&descriptor.digest, e)),
+                Err(e) => return Err(Self::incoming_error(e)),
             };
             let written = ingest.write_all(&buffer[..n]);
             written.map_err(StoreError::file("write", &ingest.pending.path))?;

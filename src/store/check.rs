@@ -1,6 +1,7 @@
 //! Finding damage: what the store promises, held against what is on disk.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -80,6 +81,26 @@ pub enum Problem {
     Unfinished,
     /// Nothing of a store.
     Stray,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::WrongDigest { actual } => write!(f, "its bytes are those of {actual}"),
+            Problem::MissingBlob { needed_by } => write!(f, "not there, and {needed_by} needs it"),
+            Problem::WrongSize {
+                needed_by,
+                expected,
+                actual,
+            } => write!(f, "{actual} bytes, {needed_by} says {expected}"),
+            Problem::Malformed { why } => f.write_str(why),
+            Problem::LayerDiffers { path, how } => {
+                write!(f, "/{path} is not as its table of contents says: {how}")
+            }
+            Problem::Unfinished => f.write_str("unfinished when the machine stopped"),
+            Problem::Stray => f.write_str("nothing of a store"),
+        }
+    }
 }
 
 /// One thing that is wrong.

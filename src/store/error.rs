@@ -58,6 +58,9 @@ pub enum StoreError {
     /// A blob whose bytes are not what its name says.
     #[error(transparent)]
     Verify(Box<VerifyError>),
+    /// What was to be stored could not be read to its end, for the reason that its source gives.
+    #[error(transparent)]
+    Incoming(std::io::Error),
     /// A document longer than any real one.
     #[error("blob {digest} is too long for a document: {size_bytes} bytes, at most {limit_bytes}")]
     TooLong {

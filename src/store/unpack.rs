@@ -221,7 +221,7 @@ impl Store {
 
     fn side(&self, failed: Side, descriptor: &Descriptor) -> StoreError {
         match failed {
-            Side::Read(error) => self.read_error(&descriptor.digest, error),
+            Side::Read(error) => Self::incoming_error(error),
             Side::Write(error) => {
                 StoreError::file("write", self.blob_path(&descriptor.digest))(error)
             }

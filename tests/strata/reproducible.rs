@@ -124,7 +124,10 @@ fn digests(surroundings: Surroundings) -> Vec<(String, String)> {
                 "epoch",
                 "--build-arg SOURCE_DATE_EPOCH=1700000000 -o type=oci,dest=out.tar,rewrite-timestamp=true",
             ),
-            ("timestamp", "--timestamp 1700000000 -o type=oci,dest=out.tar"),
+            (
+                "timestamp",
+                "--timestamp 1700000000 -o type=oci,dest=out.tar",
+            ),
         ] {
             succeed(&mut lab.shell(&format!(
                 "{}\n{} strata build -q --no-cache {} {flags} {platforms} --metadata-file m.json -f Dockerfile.{name} .",
