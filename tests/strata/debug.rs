@@ -293,6 +293,7 @@ fn a_shell_on_a_terminal() {
             "as it left it; it ended with exit code 6. What is changed here is dropped at the end.",
         );
         shell.see("Its command: echo left >/left; exit 6");
+        shell.see("/ # ");
         shell.type_in("cat /left; test -t 0 && echo 'a '$TERM; stty size\r");
         shell.see("\r\nleft\r\na vt100\r\n24 80\r\n");
         shell.resize(33, 99);
@@ -329,6 +330,11 @@ fn a_shell_at_once() {
         ];
         let mut build = OnTerminal::start(lab.strata(&flags));
         build.see("as it left it; it ended with exit code 3.");
+        // With a single id the user is root, too.
+        wait_for("the prompt", || {
+            let seen = build.seen();
+            (seen.contains("/made $ ") || seen.contains("/made # ")).then_some(())
+        });
         build.type_in("pwd; cat step /run/tok; exit 42\r");
         build.see("/made\r\nfailed\r\nt0ps3cret\r\n");
         assert_eq!(build.wait().code(), Some(1), "{}", build.seen());
