@@ -88,7 +88,7 @@ const SITUATIONS: &[(&str, &str, &str)] = &[
     ),
     (
         "failed-step",
-        "FROM @REG@/busybox\nRUN echo one; \\\n  echo two >&2; exit 3\n",
+        "FROM @REG@/busybox\nRUN echo one; \\\n  echo two; exit 3\n",
         "",
     ),
     ("empty-base", "ARG BASE\nFROM ${BSAE}\n", ""),
