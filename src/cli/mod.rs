@@ -14,6 +14,7 @@
 
 mod build;
 mod build_args;
+mod build_failure;
 mod build_output;
 mod build_values;
 mod calls;

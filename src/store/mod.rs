@@ -28,10 +28,9 @@
 //! ```
 //!
 //! Invariants: a blob's name is its digest and its bytes were verified when it was written; `layers/<id>` appears whole, by
-//! one rename, and its files are never written to again (a collection may take them away, and [`Store::dedup`] exchange the tree for
-//! an equal one); `index.json` is replaced whole; a name appears after everything it
-//! needs is on disk ([`Store::barrier`], one flush of the file system). `kill -9` at any instant leaves a store in which
-//! [`Store::check`] finds nothing, save for directories in `work/` that the next process removes. A power loss may leave,
+//! one rename, and its files are never written to again (a collection may take them away, and [`Store::dedup`] exchange the
+//! tree for an equal one); `index.json` is replaced whole; a name appears after everything it needs is on disk
+//! ([`Store::barrier`], one flush of the file system). `kill -9` at any instant leaves a store in which [`Store::check`] finds nothing, save for directories in `work/` that the next process removes. A power loss may leave,
 //! besides, blobs of a wrong length that nothing names (such a blob is absent, and replaced by the next that writes it),
 //! layers that do not count because of their `boot`, and lost or torn cache records, which are misses: `check` calls them
 //! leftovers, and the store clean.
@@ -56,6 +55,7 @@ mod error;
 mod failed;
 mod files;
 mod gc;
+mod index;
 mod last;
 mod layers;
 mod lineage;
@@ -163,7 +163,7 @@ struct Inner {
     options: StoreOptions,
     usage: Arc<Usage>,
     scratch: Mutex<Option<Arc<Work>>>,
-    index: Mutex<Option<names::Cached>>,
+    index: Mutex<Option<index::Cached>>,
     layers: Mutex<HashMap<LayerId, Arc<Layer>>>,
     tocs: Mutex<HashMap<DiffId, Arc<Toc>>>,
     /// Directories of layers with a mark that the next flush makes needless.
@@ -328,7 +328,7 @@ fn initialise(root: &Path) -> Result<(), StoreError> {
         put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     }
     if absent("index.json") {
-        put("index.json", names::EMPTY_INDEX)?;
+        put("index.json", index::EMPTY_INDEX)?;
     }
     // Last, so that an interrupted start is taken up again.
     let header = serde_json::to_vec(&Header { format: FORMAT })

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
-use super::lock::{self, Hold};
+use super::lock::{self, Hold, KeyLock};
 use super::{Store, StoreError, Usage};
 use crate::oci::Digest;
 
@@ -84,7 +84,7 @@ impl Store {
             file.set_modified(SystemTime::now())
                 .map_err(StoreError::file("touch", &lock_path))?;
             let path = base.join(number.to_string());
-            self.fill_cache(&path, fill)?;
+            self.fill_cache(&path, fill, cancelled)?;
             return Ok(CacheMount {
                 path,
                 _lock: file,
@@ -116,24 +116,25 @@ impl Store {
         }))
     }
 
+    /// Makes the directory at `path` if it is not there. One sharer at a time does: a rename replaces an empty directory without
+    /// an error, and with it the one that another sharer has opened already.
     fn fill_cache(
         &self,
         path: &Path,
         fill: &dyn Fn(&Path) -> io::Result<()>,
+        cancelled: &AtomicBool,
     ) -> Result<(), StoreError> {
+        if path.exists() {
+            return Ok(());
+        }
+        let filling = path.with_extension("filling");
+        let _alone = KeyLock::take(filling, cancelled, "a cache mount that is being filled")?;
         if path.exists() {
             return Ok(());
         }
         let staging = self.scratch()?.directory("cache")?;
         fill(&staging).map_err(StoreError::file("fill the cache mount", path))?;
-        match std::fs::rename(&staging, path) {
-            // Another sharer was quicker, and its directory has content already.
-            Err(e) if path.exists() => {
-                tracing::debug!(error = %e, "a cache mount was filled by another build");
-                super::remove::remove_tree(&staging).map(|_| ())
-            }
-            result => result.map_err(StoreError::file("create", path)),
-        }
+        std::fs::rename(&staging, path).map_err(StoreError::file("create", path))
     }
 }
 
@@ -141,7 +142,7 @@ impl Store {
 mod tests {
     use super::super::StoreOptions;
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn mount(store: &Store, id: &str, sharing: Sharing) -> Result<CacheMount, StoreError> {
         let fill = |dir: &Path| {
@@ -204,5 +205,33 @@ mod tests {
         std::fs::remove_file(path.join("first")).unwrap();
         let path = mount(&store, "id", Sharing::Locked).unwrap().path;
         assert!(path.join("second").exists() && !path.join("first").exists());
+    }
+
+    /// Sharers that begin at once see one directory, though each finds none and an empty one can be renamed over.
+    #[test]
+    fn sharers_that_begin_together_share() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+        let slow = |_: &Path| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            Ok(())
+        };
+        let never = AtomicBool::new(false);
+        let begin = std::sync::Barrier::new(4);
+        let inode = || {
+            begin.wait();
+            let mount = store.cache_mount("id", Sharing::Shared, &slow, &never);
+            std::fs::metadata(mount.unwrap().path()).unwrap().ino()
+        };
+        let seen: Vec<u64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(inode)).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert!(seen.iter().all(|ino| *ino == seen[0]), "{seen:?}");
+        let mount = store
+            .cache_mount("id", Sharing::Shared, &slow, &never)
+            .unwrap();
+        assert_eq!(std::fs::metadata(mount.path()).unwrap().ino(), seen[0]);
+        assert!(!mount.path().with_extension("filling").exists());
     }
 }
