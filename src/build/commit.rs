@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 
 use crate::layer::{
-    Change, Compression, Devices, DiffOptions, Earlier, Kind, Materialise, Ownership, PackOptions,
-    Packed, Root, Toc, TreeOptions, Whiteouts,
+    Change, Compression, DiffOptions, Earlier, Kind, Materialise, PackOptions, Packed, Root, Toc,
 };
 use crate::oci::{ChainId, Descriptor, Digest};
 use crate::plan::graph::VertexId;
@@ -62,7 +61,7 @@ impl Engine<'_> {
                     shared.commit(|| {
                         let lower = self.stack(&below)?;
                         let options = DiffOptions {
-                            ownership: self.ownership(),
+                            ownership: self.store.tree_options().ownership,
                             ..DiffOptions::default()
                         };
                         let changes = crate::layer::diff(&upper, &lower, &options)?;
@@ -185,34 +184,13 @@ impl Engine<'_> {
     }
 
     fn target(&self, dir: &std::path::Path) -> Result<Materialise, BuildError> {
-        let privilege = &self.request.privilege;
-        let tree = TreeOptions {
-            ownership: self.ownership(),
-            whiteouts: if privilege.userxattr() {
-                Whiteouts::OverlayUser
-            } else {
-                Whiteouts::OverlayTrusted
-            },
-            devices: if privilege.can_mknod() {
-                Devices::Create
-            } else {
-                Devices::Skip
-            },
-        };
         let root = Root::open(dir).map_err(|source| BuildError::Host {
             action: "open",
             path: dir.to_owned(),
             source,
         })?;
+        let tree = self.store.tree_options();
         Ok(Materialise { root, tree })
-    }
-
-    fn ownership(&self) -> Ownership {
-        if self.request.privilege.can_chown() {
-            Ownership::Real
-        } else {
-            Ownership::Xattr
-        }
     }
 
     fn publish(

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use crate::plan::graph::{SecretMount, SshMount, TmpfsMount};
 use crate::sandbox::{Mount, Privilege, Spec, Stdio, overlay};
 use crate::store::{CacheMount, Failed, Store, Work};
 
@@ -135,12 +136,12 @@ pub fn debug(
     let (mut forwards, mut caches) = (Vec::new(), Vec::new());
     for mount in &run.mounts {
         match mount {
-            KeptMount::Tmpfs { target, size_bytes } => mounts.push(Mount::Tmpfs {
+            KeptMount::Tmpfs(TmpfsMount { target, size_bytes }) => mounts.push(Mount::Tmpfs {
                 target: target.into(),
                 size_bytes: *size_bytes,
                 mode: 0o1777,
             }),
-            KeptMount::Secret {
+            KeptMount::Secret(SecretMount {
                 id,
                 target,
                 env,
@@ -148,7 +149,7 @@ pub fn debug(
                 uid,
                 gid,
                 required,
-            } => {
+            }) => {
                 let Some(secret) = request.secrets.read(id)? else {
                     if *required {
                         missing.push(format!(
@@ -166,14 +167,14 @@ pub fn debug(
                     mounts.push(file(target, secret, *mode, *uid, *gid));
                 }
             }
-            KeptMount::Ssh {
+            KeptMount::Ssh(SshMount {
                 id,
                 target,
                 mode,
                 uid,
                 gid,
                 required,
-            } => {
+            }) => {
                 let Some(socket) = request.ssh.socket(id) else {
                     if *required {
                         missing.push(format!("ssh agent {id}: forward it with --ssh {id}"));

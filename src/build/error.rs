@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::dockerfile::{Diagnostic, Span};
 use crate::layer::LayerError;
-use crate::plan::graph::{CopySource, Op, RunMount, Vertex};
+use crate::plan::graph::{CopySource, Op, RunMount, SecretMount, SshMount, Vertex};
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
 
@@ -351,10 +351,10 @@ impl BuildError {
             BuildError::NoSecret { id }
             | BuildError::SecretSize { id }
             | BuildError::ReadSecret { id, .. } => {
-                mount(&|m| matches!(m, RunMount::Secret { id: own, .. } if own == id))
+                mount(&|m| matches!(m, RunMount::Secret(SecretMount { id: own, .. }) if own == id))
             }
             BuildError::NoSsh { id } | BuildError::Ssh { id, .. } => {
-                mount(&|m| matches!(m, RunMount::Ssh { id: own, .. } if own == id))
+                mount(&|m| matches!(m, RunMount::Ssh(SshMount { id: own, .. }) if own == id))
             }
             _ => None,
         };

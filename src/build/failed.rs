@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dockerfile::ast::{Network, Security};
 use crate::plan::Ulimit;
-use crate::plan::graph::{Op, RunMount, RunOp, VertexId};
+use crate::plan::graph::{Op, RunMount, RunOp, SecretMount, SshMount, TmpfsMount, VertexId};
 use crate::store::{FailedDraft, FailedStep, StackLayer};
 
 use super::BuildError;
@@ -97,27 +97,9 @@ pub(super) enum KeptMount {
         name: String,
         read_only: bool,
     },
-    Tmpfs {
-        target: String,
-        size_bytes: Option<u64>,
-    },
-    Secret {
-        id: String,
-        target: Option<String>,
-        env: Option<String>,
-        mode: u32,
-        uid: u32,
-        gid: u32,
-        required: bool,
-    },
-    Ssh {
-        id: String,
-        target: String,
-        mode: u32,
-        uid: u32,
-        gid: u32,
-        required: bool,
-    },
+    Tmpfs(TmpfsMount),
+    Secret(SecretMount),
+    Ssh(SshMount),
 }
 
 impl FailedRun {
@@ -134,8 +116,8 @@ impl FailedRun {
         let (mut secrets, mut agents) = (Vec::new(), Vec::new());
         for mount in &self.mounts {
             match mount {
-                KeptMount::Secret { id, .. } => secrets.push(id.as_str()),
-                KeptMount::Ssh { id, .. } => agents.push(id.as_str()),
+                KeptMount::Secret(SecretMount { id, .. }) => secrets.push(id.as_str()),
+                KeptMount::Ssh(SshMount { id, .. }) => agents.push(id.as_str()),
                 _ => {}
             }
         }
@@ -349,39 +331,9 @@ fn stack(layers: &Layers) -> Result<Vec<StackLayer>, BuildError> {
 /// A mount that is given again as the plan has it.
 fn plain(mount: RunMount) -> Option<KeptMount> {
     Some(match mount {
-        RunMount::Tmpfs { target, size_bytes } => KeptMount::Tmpfs { target, size_bytes },
-        RunMount::Secret {
-            id,
-            target,
-            env,
-            mode,
-            uid,
-            gid,
-            required,
-        } => KeptMount::Secret {
-            id,
-            target,
-            env,
-            mode,
-            uid,
-            gid,
-            required,
-        },
-        RunMount::Ssh {
-            id,
-            target,
-            mode,
-            uid,
-            gid,
-            required,
-        } => KeptMount::Ssh {
-            id,
-            target,
-            mode,
-            uid,
-            gid,
-            required,
-        },
+        RunMount::Tmpfs(mount) => KeptMount::Tmpfs(mount),
+        RunMount::Secret(mount) => KeptMount::Secret(mount),
+        RunMount::Ssh(mount) => KeptMount::Ssh(mount),
         RunMount::Bind { .. } | RunMount::Cache { .. } => return None,
     })
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::dockerfile::ast::Sharing;
-use crate::plan::graph::{Origin, RunMount, RunOp, VertexId};
+use crate::plan::graph::{Origin, RunMount, RunOp, SecretMount, SshMount, TmpfsMount, VertexId};
 use crate::sandbox::{Bind, FileMount, Mount, SandboxError, overlay};
 use crate::store::{self, CacheMount};
 
@@ -124,11 +124,11 @@ impl Engine<'_> {
                     add("mode", &format_args!("{mode:04o}"));
                     add("owner", &format_args!("{uid}:{gid}"));
                 }
-                RunMount::Tmpfs { target, size_bytes } => {
+                RunMount::Tmpfs(TmpfsMount { target, size_bytes }) => {
                     let size = size_bytes.map_or_else(String::new, |bytes| bytes.to_string());
                     key.add(&format!("tmpfs {target} size"), &size);
                 }
-                RunMount::Secret {
+                RunMount::Secret(SecretMount {
                     id,
                     target,
                     env,
@@ -136,7 +136,7 @@ impl Engine<'_> {
                     uid,
                     gid,
                     required,
-                } => {
+                }) => {
                     let mut add = |field: &str, value: &dyn std::fmt::Display| {
                         key.add(&format!("secret {id} {field}"), &value.to_string());
                     };
@@ -150,14 +150,14 @@ impl Engine<'_> {
                     add("owner", &format_args!("{uid}:{gid}"));
                     add("required", required);
                 }
-                RunMount::Ssh {
+                RunMount::Ssh(SshMount {
                     id,
                     target,
                     mode,
                     uid,
                     gid,
                     required,
-                } => {
+                }) => {
                     let mut add = |field: &str, value: &dyn std::fmt::Display| {
                         key.add(&format!("ssh {id} {field}"), &value.to_string());
                     };
@@ -184,13 +184,13 @@ impl Engine<'_> {
         let (mut shown, mut secrets) = (Vec::new(), Vec::new());
         for mount in &op.mounts {
             match mount {
-                RunMount::Secret { .. } | RunMount::Ssh { .. } | RunMount::Tmpfs { .. } => {
+                RunMount::Secret(_) | RunMount::Ssh(_) | RunMount::Tmpfs(_) => {
                     shown.push(Shown::Plain(mount.clone()));
                 }
                 RunMount::Bind { .. } | RunMount::Cache { .. } => {}
             }
             match mount {
-                RunMount::Secret {
+                RunMount::Secret(SecretMount {
                     id,
                     target,
                     env: variable,
@@ -198,7 +198,7 @@ impl Engine<'_> {
                     uid,
                     gid,
                     required,
-                } => {
+                }) => {
                     let Some(secret) = self.request.secrets.read(id)? else {
                         if *required {
                             return Err(BuildError::NoSecret { id: id.clone() });
@@ -215,14 +215,14 @@ impl Engine<'_> {
                         mounts.push(file(target, secret, *mode, *uid, *gid));
                     }
                 }
-                RunMount::Ssh {
+                RunMount::Ssh(SshMount {
                     id,
                     target,
                     mode,
                     uid,
                     gid,
                     required,
-                } => {
+                }) => {
                     let Some(socket) = self.request.ssh.socket(id) else {
                         if *required {
                             return Err(BuildError::NoSsh { id: id.clone() });
@@ -238,7 +238,7 @@ impl Engine<'_> {
                     mounts.push(bind(open_path(&forward.path)?, target, false));
                     guards.forwards.push(forward);
                 }
-                RunMount::Tmpfs { target, size_bytes } => {
+                RunMount::Tmpfs(TmpfsMount { target, size_bytes }) => {
                     mounts.push(Mount::Tmpfs {
                         target: target.into(),
                         size_bytes: *size_bytes,

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use strata::build::Built;
 use strata::layer::tar::WhiteoutNames;
 use strata::layer::{
-    self, Compression, Devices, DiffOptions, Ownership, PackOptions, Root, Stack, TreeOptions,
-    UnpackOptions, Whiteouts,
+    self, Compression, DiffOptions, PackOptions, Root, Stack, TreeOptions, UnpackOptions, Whiteouts,
 };
 use strata::oci::{Descriptor, Platform};
 use strata::store::Store;
@@ -52,20 +51,10 @@ fn unpack_into(
 ) -> Result<(), CliError> {
     let doing = || format!("unpack into {}", folder.display());
     let root = Root::open(folder).doing(doing)?;
-    let privilege = session.privilege();
     let options = UnpackOptions {
         tree: TreeOptions {
-            ownership: if privilege.can_chown() {
-                Ownership::Real
-            } else {
-                Ownership::Xattr
-            },
             whiteouts: Whiteouts::Apply,
-            devices: if privilege.can_mknod() {
-                Devices::Create
-            } else {
-                Devices::Skip
-            },
+            ..store.tree_options()
         },
         names: WhiteoutNames::Oci,
         limit_bytes: MAX_LAYER_BYTES,
@@ -143,26 +132,22 @@ pub(crate) fn files(
                         .permissions(fs::Permissions::from_mode(0o644))
                         .tempfile_in(dir)
                         .doing(doing)?;
-                    pack(session, &tree, temp.as_file_mut())?;
+                    pack(store, &tree, temp.as_file_mut())?;
                     temp.persist(path).doing(doing)?;
                     Ok(())
                 }
-                Dest::Stdout => pack(session, &tree, io::stdout()),
+                Dest::Stdout => pack(store, &tree, io::stdout()),
             }
         }
     }
 }
 
 /// A folder as a plain tar.
-fn pack(session: &Session, tree: &Path, out: impl Write + Send) -> Result<(), CliError> {
+fn pack(store: &Store, tree: &Path, out: impl Write + Send) -> Result<(), CliError> {
     let doing = || "write the tar".to_owned();
     let root = Arc::new(File::open(tree).doing(doing)?.into());
     let options = DiffOptions {
-        ownership: if session.privilege().can_chown() {
-            Ownership::Real
-        } else {
-            Ownership::Xattr
-        },
+        ownership: store.tree_options().ownership,
         ..DiffOptions::default()
     };
     let changes = layer::diff(&root, &Stack::new(Vec::new()), &options).doing(doing)?;

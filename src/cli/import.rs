@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 use strata::dockerfile;
 use strata::layer::tar::WhiteoutNames;
-use strata::layer::{
-    self, Change, Devices, Kind, Ownership, PackOptions, Root, Source, TreeOptions, UnpackOptions,
-    Whiteouts,
-};
+use strata::layer::{self, Change, Kind, PackOptions, Root, Source, UnpackOptions};
 use strata::oci::{
     Descriptor, History, ImageConfig, Manifest, MediaType, Platform, Reference, to_pretty_json,
 };
@@ -123,7 +120,7 @@ impl ImportArgs {
         let config = configuration(&self.changes, &platform)?;
         let stream = self.open()?;
         let store = session.store()?;
-        let root = self.image(session, &store, stream, config)?;
+        let root = self.image(&store, stream, config)?;
         if names.is_empty() {
             store
                 .keep(&root)
@@ -155,7 +152,6 @@ impl ImportArgs {
     /// Stores the layer, its unpacked form (the first build on it needs that), the configuration and the manifest.
     fn image(
         &self,
-        session: &Session,
         store: &Store,
         stream: Box<dyn Read + Send>,
         mut config: ImageConfig,
@@ -163,25 +159,8 @@ impl ImportArgs {
         let doing = || format!("import {}", self.source);
         let work = store.work().doing(doing)?;
         let folder = work.directory("fs").doing(doing)?;
-        let privilege = session.privilege();
         let options = UnpackOptions {
-            tree: TreeOptions {
-                ownership: if privilege.can_chown() {
-                    Ownership::Real
-                } else {
-                    Ownership::Xattr
-                },
-                whiteouts: if privilege.userxattr() {
-                    Whiteouts::OverlayUser
-                } else {
-                    Whiteouts::OverlayTrusted
-                },
-                devices: if privilege.can_mknod() {
-                    Devices::Create
-                } else {
-                    Devices::Skip
-                },
-            },
+            tree: store.tree_options(),
             // A file tree is no layer: a file named .wh.x is a file.
             names: WhiteoutNames::Literal,
             limit_bytes: MAX_BYTES,

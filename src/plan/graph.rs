@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::dockerfile::ast::{Network, Security, Sharing};
 use crate::dockerfile::{Diagnostic, Span};
 use crate::oci::{ImageConfig, Platform};
@@ -155,44 +157,56 @@ pub enum RunMount {
         gid: u32,
     },
     /// A folder in memory.
-    Tmpfs {
-        /// Where it appears.
-        target: String,
-        /// Its size in bytes; `None` is the kernel's default.
-        size_bytes: Option<u64>,
-    },
+    Tmpfs(TmpfsMount),
     /// A secret.
-    Secret {
-        /// Which.
-        id: String,
-        /// The file's path, unless it is a variable only.
-        target: Option<String>,
-        /// The variable's name.
-        env: Option<String>,
-        /// The file's mode.
-        mode: u32,
-        /// The file's owner.
-        uid: u32,
-        /// The file's group.
-        gid: u32,
-        /// Whether the step fails without it.
-        required: bool,
-    },
+    Secret(SecretMount),
     /// An ssh agent's socket; `SSH_AUTH_SOCK` of the first one.
-    Ssh {
-        /// Which.
-        id: String,
-        /// The socket's path.
-        target: String,
-        /// The socket's mode.
-        mode: u32,
-        /// The socket's owner.
-        uid: u32,
-        /// The socket's group.
-        gid: u32,
-        /// Whether the step fails without it.
-        required: bool,
-    },
+    Ssh(SshMount),
+}
+
+/// A folder in memory.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TmpfsMount {
+    /// Where it appears.
+    pub target: String,
+    /// Its size in bytes; `None` is the kernel's default.
+    pub size_bytes: Option<u64>,
+}
+
+/// Where a command finds a secret; not the secret.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SecretMount {
+    /// Which.
+    pub id: String,
+    /// The file's path, unless it is a variable only.
+    pub target: Option<String>,
+    /// The variable's name.
+    pub env: Option<String>,
+    /// The file's mode.
+    pub mode: u32,
+    /// The file's owner.
+    pub uid: u32,
+    /// The file's group.
+    pub gid: u32,
+    /// Whether the step fails without it.
+    pub required: bool,
+}
+
+/// Where a command finds an ssh agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SshMount {
+    /// Which.
+    pub id: String,
+    /// The socket's path.
+    pub target: String,
+    /// The socket's mode.
+    pub mode: u32,
+    /// The socket's owner.
+    pub uid: u32,
+    /// The socket's group.
+    pub gid: u32,
+    /// Whether the step fails without it.
+    pub required: bool,
 }
 
 /// A COPY or an ADD.

@@ -4,7 +4,7 @@ use crate::dockerfile::ast::{Mount, MountKind, Run};
 use crate::dockerfile::{Statement, Word, mounts};
 
 use super::error::PlanError;
-use super::graph::{Origin, RunMount};
+use super::graph::{Origin, RunMount, SecretMount, SshMount, TmpfsMount};
 use super::lower::{Current, Lowering};
 use super::{outline, paths};
 
@@ -28,10 +28,10 @@ impl Lowering<'_, '_> {
             mounts.push(match mount.kind {
                 MountKind::Bind => self.bind(current, statement, mount)?,
                 MountKind::Cache => self.cache(current, statement, mount)?,
-                MountKind::Tmpfs => RunMount::Tmpfs {
+                MountKind::Tmpfs => RunMount::Tmpfs(TmpfsMount {
                     target: required_target(current, mount)?,
                     size_bytes: number(current, mount, "size", &mount.size, size_bytes)?,
-                },
+                }),
                 MountKind::Secret => secret(current, mount)?,
                 MountKind::Ssh => {
                     agents += 1;
@@ -41,10 +41,10 @@ impl Lowering<'_, '_> {
             let outline = &mut self.weave.graph().outline;
             let span = current.span(mount.word.span);
             match mounts.last() {
-                Some(RunMount::Secret { id, required, .. }) => {
+                Some(RunMount::Secret(SecretMount { id, required, .. })) => {
                     outline::add(&mut outline.secrets, id, *required, span);
                 }
-                Some(RunMount::Ssh { id, required, .. }) => {
+                Some(RunMount::Ssh(SshMount { id, required, .. })) => {
                     outline::add(&mut outline.ssh, id, *required, span);
                 }
                 Some(RunMount::Cache { id, .. }) => {
@@ -148,7 +148,7 @@ fn secret(current: &Current, mount: &Mount) -> Result<RunMount, PlanError> {
         (None, Some(_)) => None,
         (None, None) => Some(format!("/run/secrets/{}", paths::base_name(&id))),
     };
-    Ok(RunMount::Secret {
+    Ok(RunMount::Secret(SecretMount {
         id,
         target,
         env: env.map(str::to_owned),
@@ -156,7 +156,7 @@ fn secret(current: &Current, mount: &Mount) -> Result<RunMount, PlanError> {
         uid: owner(current, mount, "uid", &mount.uid)?,
         gid: owner(current, mount, "gid", &mount.gid)?,
         required: mount.required,
-    })
+    }))
 }
 
 fn ssh(current: &Current, mount: &Mount, index: usize) -> Result<RunMount, PlanError> {
@@ -164,14 +164,14 @@ fn ssh(current: &Current, mount: &Mount, index: usize) -> Result<RunMount, PlanE
         Some(target) => absolute(current, mount, target)?,
         None => format!("/run/buildkit/ssh_agent.{index}"),
     };
-    Ok(RunMount::Ssh {
+    Ok(RunMount::Ssh(SshMount {
         id: given(&mount.id).unwrap_or("default").to_owned(),
         target,
         mode: mode(current, mount, SSH_MODE)?,
         uid: owner(current, mount, "uid", &mount.uid)?,
         gid: owner(current, mount, "gid", &mount.gid)?,
         required: mount.required,
-    })
+    }))
 }
 
 /// An option's value, unless it is empty.

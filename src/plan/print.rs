@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::graph::{CopySource, Graph, Op, Origin, RunMount, VertexId};
+use super::graph::{
+    CopySource, Graph, Op, Origin, RunMount, SecretMount, SshMount, TmpfsMount, VertexId,
+};
 
 impl fmt::Display for VertexId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,13 +78,13 @@ impl fmt::Display for RunMount {
                 from.iter()
                     .try_for_each(|(origin, path)| write!(f, " from {origin}:{path}"))
             }
-            RunMount::Tmpfs { target, size_bytes } => {
+            RunMount::Tmpfs(TmpfsMount { target, size_bytes }) => {
                 write!(f, "tmpfs at {target}")?;
                 size_bytes
                     .iter()
                     .try_for_each(|size| write!(f, " of {size} bytes"))
             }
-            RunMount::Secret {
+            RunMount::Secret(SecretMount {
                 id,
                 target,
                 env,
@@ -90,7 +92,7 @@ impl fmt::Display for RunMount {
                 uid,
                 gid,
                 required,
-            } => {
+            }) => {
                 write!(f, "secret {id}")?;
                 target
                     .iter()
@@ -98,14 +100,14 @@ impl fmt::Display for RunMount {
                 env.iter().try_for_each(|name| write!(f, " as {name}"))?;
                 f.write_str(must(required))
             }
-            RunMount::Ssh {
+            RunMount::Ssh(SshMount {
                 id,
                 target,
                 mode,
                 uid,
                 gid,
                 required,
-            } => write!(
+            }) => write!(
                 f,
                 "ssh {id} at {target} {mode:o} {uid}:{gid}{}",
                 must(required)
