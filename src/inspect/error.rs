@@ -38,6 +38,14 @@ pub enum InspectError {
         /// The most that is read.
         limit_bytes: u64,
     },
+    /// A table of contents that the report was made from is there no longer.
+    #[error(
+        "the table of contents of layer {diff_id} is gone; run the command again to make it anew"
+    )]
+    NoTable {
+        /// Which layer.
+        diff_id: Box<DiffId>,
+    },
     /// The configuration could not be read to its end.
     #[error("cannot read the configuration {digest} of {image}")]
     Read {

@@ -59,8 +59,21 @@ pub struct Timeline {
     /// What is seen, in [`path_order`].
     seen: Vec<Place>,
     done: usize,
-    /// Hard links to files of lower layers, and where these files are.
-    outside: HashMap<Place, Place>,
+    /// Of each layer that is on: hard links to files of lower layers, by their entries, and where these files are.
+    outside: Vec<HashMap<usize, Place>>,
+    /// Of each layer that was [put on](Timeline::put_on): what it did to `seen`.
+    edits: Vec<Vec<Edit>>,
+}
+
+/// What a layer did to the list of what is seen.
+#[derive(Clone, Copy, Debug)]
+struct Edit {
+    /// Where in the new list.
+    at: usize,
+    /// Whether something of the layer is there.
+    now: bool,
+    /// What of the old list is not in the new one.
+    was: Option<Place>,
 }
 
 impl Timeline {
@@ -70,8 +83,50 @@ impl Timeline {
             tocs,
             seen: Vec::new(),
             done: 0,
-            outside: HashMap::new(),
+            outside: Vec::new(),
+            edits: Vec::new(),
         }
+    }
+
+    /// Puts one more layer on top, and says what it does. [`Timeline::take_off`] takes it away again.
+    pub fn put_on(&mut self, toc: Arc<Toc>, mut on: impl FnMut(&Timeline, Event<'_>)) {
+        debug_assert_eq!(self.done, self.tocs.len(), "no layer waits below it");
+        self.tocs.push(toc);
+        let mut edits = Vec::new();
+        self.advance(|timeline, at, event| {
+            let (now, was) = match event {
+                Event::Added { .. } => (true, None),
+                Event::Changed { was, .. } | Event::Touched { was, .. } => (true, Some(was)),
+                Event::Removed { was, .. } => (false, Some(was)),
+            };
+            edits.push(Edit {
+                at: at - usize::from(now),
+                now,
+                was,
+            });
+            on(timeline, event);
+        });
+        self.edits.push(edits);
+    }
+
+    /// Takes away the layer that was [put on](Timeline::put_on) last; without one, nothing happens.
+    pub fn take_off(&mut self) {
+        let Some(edits) = self.edits.pop() else {
+            return;
+        };
+        let after = std::mem::take(&mut self.seen);
+        let mut before = Vec::with_capacity(after.len() + edits.len());
+        let mut from = 0;
+        for edit in edits {
+            before.extend_from_slice(&after[from..edit.at]);
+            before.extend(edit.was);
+            from = edit.at + usize::from(edit.now);
+        }
+        before.extend_from_slice(&after[from..]);
+        self.seen = before;
+        self.tocs.pop();
+        self.outside.pop();
+        self.done -= 1;
     }
 
     /// The layers' tables, bottom first.
@@ -110,7 +165,7 @@ impl Timeline {
                             layer: at.layer,
                             index,
                         },
-                        None => *self.outside.get(&at)?,
+                        None => *self.outside.get(at.layer)?.get(&at.index)?,
                     };
                 }
                 _ => return None,
@@ -121,19 +176,26 @@ impl Timeline {
 
     /// Puts the next layer on, and says what it does, in order of the paths. `None`: there is none left.
     pub fn step(&mut self, mut on: impl FnMut(&Timeline, Event<'_>)) -> Option<usize> {
+        self.advance(|timeline, _, event| on(timeline, event))
+    }
+
+    /// The same, with how long the new list of what is seen is then.
+    fn advance(&mut self, mut on: impl FnMut(&Timeline, usize, Event<'_>)) -> Option<usize> {
         let layer = self.done;
         let toc = Arc::clone(self.tocs.get(layer)?);
         let before = std::mem::take(&mut self.seen);
+        let mut outside = HashMap::new();
         for index in 0..toc.len() {
             if let KindRef::HardLink { target } = toc.at(index).kind
                 && toc.find(target).is_none()
             {
                 let order = |p: &Place| path_order(self.entry(*p).path, target);
                 if let Ok(at) = before.binary_search_by(order) {
-                    self.outside.insert(Place { layer, index }, before[at]);
+                    outside.insert(index, before[at]);
                 }
             }
         }
+        self.outside.push(outside);
         let mut after = Vec::with_capacity(before.len() + toc.len());
         let mut rest = &before[..];
         // What hides all that was below its path.
@@ -162,9 +224,11 @@ impl Timeline {
                 None if is_whiteout => {}
                 None => {
                     after.push(now);
-                    on(self, Event::Added { now });
+                    on(self, after.len(), Event::Added { now });
                 }
-                Some(was) if is_whiteout => on(self, Event::Removed { was, by: entry }),
+                Some(was) if is_whiteout => {
+                    on(self, after.len(), Event::Removed { was, by: entry });
+                }
                 Some(was) => {
                     let old = self.entry(was);
                     let implied = matches!(entry.kind, KindRef::Directory { implied: true, .. });
@@ -178,7 +242,7 @@ impl Timeline {
                         } else {
                             Event::Changed { was, now }
                         };
-                        on(self, event);
+                        on(self, after.len(), event);
                     }
                 }
             }
@@ -199,13 +263,13 @@ impl Timeline {
         passed: &[Place],
         hides: &mut Option<EntryRef<'a>>,
         after: &mut Vec<Place>,
-        on: &mut impl FnMut(&Timeline, Event<'_>),
+        on: &mut impl FnMut(&Timeline, usize, Event<'_>),
     ) {
         let mut passed = passed;
         if let Some(by) = *hides {
             let gone = gallop(passed, |p| is_below(by.path, self.entry(*p).path));
             for was in &passed[..gone] {
-                on(self, Event::Removed { was: *was, by });
+                on(self, after.len(), Event::Removed { was: *was, by });
             }
             passed = &passed[gone..];
             if !passed.is_empty() {
@@ -238,9 +302,29 @@ mod tests {
     use super::*;
     use crate::layer::Stack;
 
+    /// That a layer which is taken off leaves no trace.
+    fn assert_undone(tocs: &[Arc<Toc>]) {
+        let mut timeline = Timeline::new(Vec::new());
+        let mut seen = Vec::new();
+        for toc in tocs {
+            seen.push(timeline.seen().to_vec());
+            timeline.put_on(Arc::clone(toc), |_, _| {});
+        }
+        let mut whole = Timeline::new(tocs.to_vec());
+        while whole.step(|_, _| {}).is_some() {}
+        assert_eq!(timeline.seen(), whole.seen());
+        for before in seen.iter().rev() {
+            timeline.take_off();
+            assert_eq!(timeline.seen(), before, "{tocs:?}");
+        }
+        timeline.take_off();
+        assert!(timeline.tocs().is_empty() && timeline.outside.is_empty());
+    }
+
     /// What the layers do, a word each, and what is seen in the end.
     fn run(layers: &[&str]) -> (Vec<String>, Vec<String>) {
         let tocs: Vec<_> = layers.iter().map(|l| toc(l)).collect();
+        assert_undone(&tocs);
         let mut timeline = Timeline::new(tocs.clone());
         let mut events = Vec::new();
         while let Some(layer) = timeline.step(|t, event| {

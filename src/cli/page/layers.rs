@@ -1,6 +1,7 @@
 //! The page of `layers`: one image, layer by layer, with all its files.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use strata::inspect::{ChangeKind, ChangeRow, Contents, FileType, LayersReport, Survey};
@@ -15,9 +16,10 @@ pub(crate) fn layers(contents: &Contents, command: &str) -> Page {
     survey.add(contents);
     let toc = |id: &DiffId| {
         let layer = contents.layers.iter().find(|layer| layer.diff_id == *id);
-        layer.map(|layer| Arc::clone(&layer.toc))
+        let layer = layer.expect("a survey asks for tables of layers that it was given");
+        Ok::<_, Infallible>(Arc::clone(&layer.toc))
     };
-    let waste = survey.finish(1, &toc);
+    let Ok(waste) = survey.finish(1, toc);
     page(contents, &report, super::dedup::findings(&waste), command)
 }
 

@@ -1,14 +1,16 @@
 //! `dedup`: what images hold twice, or in vain, and what would save it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use strata::inspect::{
-    Chunks, Contents, DedupReport, Documents, Finding, FindingKind, LayerPart, Reading, Survey,
-    escaped,
+    Chunks, Contents, DedupReport, Documents, Finding, FindingKind, InspectError, LayerPart,
+    Reading, Survey, escaped,
 };
-use strata::oci::Platform;
+use strata::layer::Toc;
+use strata::oci::{Descriptor, DiffId, Platform};
 use strata::store::Store;
 
 use super::opened;
@@ -79,6 +81,8 @@ impl DedupArgs {
             store: store.as_ref(),
             cancel: session.cancel(),
         };
+        // Without a store nobody else keeps the tables, of which paths are named in the end.
+        let mut tables: HashMap<DiffId, Arc<Toc>> = HashMap::new();
         for text in &self.images {
             let (contents, source) = opened(session, text, self.platform.as_deref())?;
             if let Some(chunks) = &mut chunks {
@@ -86,9 +90,23 @@ impl DedupArgs {
                 added.doing(|| format!("look into {text}"))?;
             }
             survey.add(&contents);
+            if store.is_none() {
+                let layers = contents.layers.into_iter();
+                tables.extend(layers.map(|layer| (layer.diff_id, layer.toc)));
+            }
         }
-        let toc = |id: &strata::oci::DiffId| store.as_ref()?.toc(id).ok().flatten();
-        let mut report = survey.finish(min_bytes, &toc);
+        let toc = |id: &DiffId| {
+            let kept = tables.get(id).cloned();
+            let toc = match &store {
+                Some(store) if kept.is_none() => store.toc(id)?,
+                _ => kept,
+            };
+            toc.ok_or_else(|| InspectError::NoTable {
+                diff_id: Box::new(*id),
+            })
+        };
+        let report = survey.finish(min_bytes, toc);
+        let mut report = report.doing(|| "name what was found".to_owned())?;
         report.chunks = chunks.map(|chunks| chunks.sums());
         if let Some(path) = &self.html {
             let command = [&["strata dedup".to_owned()], &self.images[..]].concat();
@@ -100,7 +118,8 @@ impl DedupArgs {
         }
     }
 
-    /// Adds every image of the store, each once; of an image for several platforms, the wanted one.
+    /// Adds every image of the store, each once; of an image for several platforms, the wanted one. They are looked at in the order
+    /// of their layers, so that images on the same base follow one another.
     fn all(
         &self,
         session: &Session,
@@ -110,6 +129,7 @@ impl DedupArgs {
         chunks: &mut Option<Chunks>,
     ) -> Result<(), CliError> {
         let mut seen = BTreeSet::new();
+        let mut images: Vec<(Vec<DiffId>, usize, String, Descriptor)> = Vec::new();
         for named in store.names().doing(|| "list the images".to_owned())? {
             if session.is_canceled() {
                 return Err(CliError::Interrupted);
@@ -122,16 +142,25 @@ impl DedupArgs {
                 (None, Some(name)) => name.clone(),
                 (None, None) => named.descriptor.digest.short(),
             };
-            let source = store.source(&name, named.descriptor);
-            let doing = || format!("look into {name}");
-            let documents = match Documents::read(&source, platform) {
-                Ok(documents) => documents,
-                // It may be an image of another platform only, or no image at all.
-                Err(error) => {
-                    note(&format!("note: {name} is left out: {error}"));
-                    continue;
+            let source = store.source(&name, named.descriptor.clone());
+            match Documents::read(&source, platform) {
+                Ok(documents) => {
+                    let chain = documents.config.rootfs.diff_ids;
+                    images.push((chain, images.len(), name, named.descriptor));
                 }
-            };
+                // It may be an image of another platform only, or no image at all.
+                Err(error) => note(&format!("note: {name} is left out: {error}")),
+            }
+        }
+        images.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+        for (_, rank, name, descriptor) in images {
+            if session.is_canceled() {
+                return Err(CliError::Interrupted);
+            }
+            let source = store.source(&name, descriptor);
+            let doing = || format!("look into {name}");
+            // Held from before, thousands of configurations would be most of the memory.
+            let documents = Documents::read(&source, platform).doing(doing)?;
             let reading = Reading {
                 store: Some(store),
                 cancel: session.cancel(),
@@ -140,7 +169,7 @@ impl DedupArgs {
             if let Some(chunks) = chunks {
                 chunks.add(&contents, &source, reading).doing(doing)?;
             }
-            survey.add(&contents);
+            survey.add_ranked(rank, &contents);
         }
         Ok(())
     }

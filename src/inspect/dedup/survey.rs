@@ -1,131 +1,164 @@
 //! What several images hold, put together one image after another.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::layers::own_bytes;
-use super::super::timeline::Place;
 use super::super::{Contents, LayerContents};
-use super::advice::{Matter, advice};
+use super::ledger::{Copy, Ledger};
 use super::report::{
-    ContentSums, DEDUP_SCHEMA, DedupReport, Estimate, Finding, FindingKind, ImageWaste, LayerPart,
-    LayerSums, Needless as Rest, shown,
+    ContentSums, DEDUP_SCHEMA, DedupReport, Finding, FindingKind, ImageWaste, LayerPart, LayerSums,
+    Needless as Rest,
 };
-use super::waste::{Needless, Waste};
-use crate::layer::entry::parent;
-use crate::layer::{EntryRef, KindRef, Toc};
-use crate::oci::{DiffId, Digest};
+use super::waste::{Chain, ContentId, Needless, Turn};
+use crate::layer::{KindRef, Toc};
+use crate::oci::{Descriptor, DiffId};
 
-/// How many paths of a finding are named.
-const EXAMPLES: usize = 5;
-
-/// What is known of the images so far. It holds no table of contents: memory grows with the number of different contents, not with
-/// that of images.
+/// What is known of the images so far. Of tables of contents it holds those of the last image, and those only: memory grows with the
+/// number of different contents and of needless copies, not with that of images.
+///
+/// Images may come in any order. In the order of their layers' diffIDs, what images share at their bottom is looked at once.
 #[derive(Default)]
 pub struct Survey {
-    images: Vec<ImageWaste>,
-    /// The places of an image's layers in `layers`, each with the bytes that the image needs of it.
-    stacks: Vec<Vec<(usize, u64)>>,
-    layers: Vec<Layer>,
+    pub(super) images: Vec<Image>,
+    pub(super) layers: Vec<Layer>,
     by_diff_id: HashMap<DiffId, usize>,
-    contents: HashMap<Digest, Copies>,
+    /// By the SHA-256 of the content; the numbers start at 1.
+    ids: HashMap<[u8; 32], ContentId>,
+    pub(super) contents: Vec<Copies>,
     /// Files whose content no table knows: like no other.
     unknown: ContentSums,
-    findings: BTreeMap<Key, Finding>,
+    pub(super) ledger: Ledger,
+    /// The last image's layers, by their places in `layers`, and which occurrence of the layer in the image each is.
+    stack: Vec<(usize, u32)>,
+    chain: Chain,
+}
+
+/// An image of the survey.
+pub(super) struct Image {
+    /// Where it stands in the report.
+    pub(super) rank: usize,
+    pub(super) waste: ImageWaste,
+    /// Its layers, bottom first.
+    pub(super) layers: Vec<Held>,
+}
+
+/// A layer of an image.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    /// Its place in the survey.
+    pub(super) layer: usize,
+    /// Which of the layer's origins is this image's.
+    origin: usize,
+    /// The bytes that the image needs of it.
+    needed_bytes: u64,
 }
 
 /// A layer that some image has.
-struct Layer {
-    part: LayerPart,
-    /// Without its table.
-    contents: LayerContents,
-    number: usize,
-    stored_bytes: u64,
-    images: Vec<usize>,
+pub(super) struct Layer {
+    pub(super) diff_id: DiffId,
+    pub(super) blob: Descriptor,
+    /// Where images say that it came from, without its table: mostly they agree.
+    origins: Vec<LayerContents>,
+    pub(super) stored_bytes: u64,
+    pub(super) images: Vec<usize>,
+    /// The content of each entry, while it is in the chain.
+    entries: Arc<[ContentId]>,
 }
 
 /// Where a content is, over different layers.
-struct Copies {
-    size_bytes: u64,
+pub(super) struct Copies {
+    pub(super) size_bytes: u64,
     count: u64,
     /// The first, in `Survey::layers`, and the entry there.
-    first: (usize, usize),
+    pub(super) first: (u32, u32),
     /// Further layers that have it, each once.
-    more: Vec<usize>,
+    pub(super) more: Vec<u32>,
 }
 
-/// What makes two findings one.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    kind: FindingKind,
-    layer: DiffId,
-    by: DiffId,
-    /// What else decides which bytes are needless.
-    wasted_bytes: u64,
-    path: String,
-}
-
-/// Needless copies with one kind, one layer, and one other layer.
-#[derive(Default)]
-struct Group<'a> {
-    files: Vec<(u64, EntryRef<'a>)>,
-    bytes: u64,
-    /// Before and after, while all have the same.
-    meta: Option<(EntryRef<'a>, EntryRef<'a>)>,
-    uniform: bool,
+/// A place in a list of the survey. Tables are read whole into memory, so what is counted here stays far below.
+pub(super) fn number(place: usize) -> u32 {
+    u32::try_from(place).expect("fewer than four billion of anything fit into memory")
 }
 
 impl Survey {
-    /// Adds an image.
+    /// Adds an image; it stands behind those that were added before.
     pub fn add(&mut self, contents: &Contents) {
-        let image = self.images.len();
-        let name = contents.documents.name.clone();
-        let mut stack = Vec::with_capacity(contents.layers.len());
-        for (at, layer) in contents.layers.iter().enumerate() {
-            let place = match self.by_diff_id.get(&layer.diff_id) {
-                Some(place) => *place,
-                None => self.add_layer(&name, at, layer),
-            };
-            if self.layers[place].images.last() != Some(&image) {
-                self.layers[place].images.push(image);
-            }
-            stack.push(place);
-        }
-        let waste = Waste::of(contents);
-        let mut sums = ImageWaste {
-            name,
-            digest: contents.documents.descriptor.digest,
-            size_bytes: contents.layers.iter().map(|l| l.blob.size).sum(),
-            own_size_bytes: 0,
-            stored_bytes: waste.stored_bytes,
-            distinct_bytes: waste.distinct_bytes,
-            shared_bytes: 0,
-            overwritten_bytes: 0,
-            deleted_bytes: 0,
-            recopied_bytes: 0,
-            duplicate_bytes: 0,
-        };
-        let mut needed: Vec<u64> = stack
-            .iter()
-            .map(|at| self.layers[*at].stored_bytes)
-            .collect();
-        for needless in &waste.needless {
-            let bytes = own_bytes(waste.timeline.entry(needless.place));
-            let of_layer = &mut needed[needless.place.layer];
-            *of_layer = of_layer.saturating_sub(bytes);
-            match needless.kind {
-                FindingKind::Overwritten => sums.overwritten_bytes += bytes,
-                FindingKind::Deleted => sums.deleted_bytes += bytes,
-                FindingKind::Metadata | FindingKind::Moved => sums.recopied_bytes += bytes,
-                FindingKind::Duplicate | FindingKind::AcrossImages => sums.duplicate_bytes += bytes,
-            }
-        }
-        self.find(contents, &waste.needless, &sums.name, &stack);
-        self.images.push(sums);
-        self.stacks.push(stack.into_iter().zip(needed).collect());
+        self.add_ranked(self.images.len(), contents);
     }
 
-    fn add_layer(&mut self, image: &str, at: usize, layer: &LayerContents) -> usize {
+    /// Adds an image that stands at place `rank` of the report, whenever it is added.
+    pub fn add_ranked(&mut self, rank: usize, contents: &Contents) {
+        let image = self.images.len();
+        let common = self.stack.iter().zip(&contents.layers);
+        let common = common.take_while(|(at, layer)| self.layers[at.0].diff_id == layer.diff_id);
+        let common = common.count();
+        self.take_off(common);
+        for layer in &contents.layers[common..] {
+            self.put_on(layer);
+        }
+        self.ledger.image();
+        let mut layers = Vec::with_capacity(contents.layers.len());
+        for (at, layer) in contents.layers.iter().enumerate() {
+            let place = self.stack[at].0;
+            let held = &mut self.layers[place];
+            if held.images.last() != Some(&image) {
+                held.images.push(image);
+            }
+            layers.push(Held {
+                layer: place,
+                origin: held.origin(layer),
+                needed_bytes: held.stored_bytes - self.chain.needless_bytes(at),
+            });
+        }
+        let sums = self.chain.sums;
+        self.images.push(Image {
+            rank,
+            layers,
+            waste: ImageWaste {
+                name: contents.documents.name.clone(),
+                digest: contents.documents.descriptor.digest,
+                size_bytes: contents.layers.iter().map(|l| l.blob.size).sum(),
+                own_size_bytes: 0,
+                stored_bytes: sums.stored,
+                distinct_bytes: sums.distinct,
+                shared_bytes: 0,
+                overwritten_bytes: sums.overwritten,
+                deleted_bytes: sums.deleted,
+                recopied_bytes: sums.recopied,
+                duplicate_bytes: sums.duplicate,
+            },
+        });
+    }
+
+    /// Takes layers off until so many are left.
+    fn take_off(&mut self, left: usize) {
+        while self.chain.len() > left {
+            let (stack, ledger) = (&self.stack, &mut self.ledger);
+            self.chain.take_off(&mut |turn| enter(stack, ledger, turn));
+            if let Some((layer, 0)) = self.stack.pop() {
+                self.layers[layer].entries = Arc::from([]);
+            }
+        }
+    }
+
+    fn put_on(&mut self, layer: &LayerContents) {
+        let known = self.by_diff_id.get(&layer.diff_id).copied();
+        let place = known.unwrap_or_else(|| self.add_layer(layer));
+        let occurrence = self.stack.iter().filter(|(at, _)| *at == place).count();
+        if self.layers[place].entries.is_empty() {
+            let id = |entry| content(entry).and_then(|sum| self.ids.get(&sum));
+            let entries = layer.toc.refs().map(|e| id(e).copied().unwrap_or(0));
+            self.layers[place].entries = entries.collect();
+        }
+        self.stack.push((place, number(occurrence)));
+        let entries = Arc::clone(&self.layers[place].entries);
+        let (stack, ledger) = (&self.stack, &mut self.ledger);
+        self.chain
+            .put_on(&layer.toc, entries, &mut |turn| enter(stack, ledger, turn));
+    }
+
+    fn add_layer(&mut self, layer: &LayerContents) -> usize {
         let place = self.layers.len();
         let mut stored_bytes = 0;
         for (index, entry) in layer.toc.refs().enumerate() {
@@ -134,330 +167,284 @@ impl Survey {
             if size_bytes == 0 {
                 continue;
             }
-            let KindRef::File {
-                content: Some(digest),
-                ..
-            } = entry.kind
-            else {
+            let Some(sum) = content(entry) else {
                 self.unknown.add(size_bytes, 1);
                 continue;
             };
-            let copies = self.contents.entry(digest).or_insert_with(|| Copies {
-                size_bytes,
-                count: 0,
-                first: (place, index),
-                more: Vec::new(),
-            });
+            let next = number(self.contents.len() + 1);
+            let id = *self.ids.entry(sum).or_insert(next);
+            if id == next {
+                self.contents.push(Copies {
+                    size_bytes,
+                    count: 0,
+                    first: (number(place), number(index)),
+                    more: Vec::new(),
+                });
+            }
+            let copies = &mut self.contents[id as usize - 1];
             copies.count += 1;
-            if copies.first.0 != place && copies.more.last() != Some(&place) {
-                copies.more.push(place);
+            let here = number(place);
+            if copies.first.0 != here && copies.more.last() != Some(&here) {
+                copies.more.push(here);
             }
         }
-        let made = layer.made.as_ref();
         self.layers.push(Layer {
-            part: LayerPart {
-                image: image.to_owned(),
-                layer: at + 1,
-                diff_id: layer.diff_id,
-                instruction: layer.instruction.clone(),
-                file: made.map(|m| m.dockerfile.clone()),
-                line: made.map(|m| m.line),
-            },
-            contents: LayerContents {
-                toc: Arc::new(Toc::from_entries(Vec::new())),
-                ..layer.clone()
-            },
-            number: at,
+            diff_id: layer.diff_id,
+            blob: layer.blob.clone(),
+            origins: Vec::new(),
             stored_bytes,
             images: Vec::new(),
+            entries: Arc::from([]),
         });
         self.by_diff_id.insert(layer.diff_id, place);
         place
     }
 
-    /// The findings within an image, a group for each two layers.
-    fn find(&mut self, contents: &Contents, needless: &[Needless], name: &str, stack: &[usize]) {
-        let entry = |place: Place| contents.layers[place.layer].toc.at(place.index);
-        let mut groups: BTreeMap<(FindingKind, usize, usize), Group<'_>> = BTreeMap::new();
-        for one in needless {
-            let key = (one.kind, one.place.layer, one.by.layer);
-            let group = groups.entry(key).or_insert_with(|| Group {
-                uniform: true,
-                ..Group::default()
-            });
-            let here = entry(one.place);
-            group.bytes += own_bytes(here);
-            group.files.push((own_bytes(here), here));
-            if one.kind == FindingKind::Metadata {
-                let pair = (here, entry(one.by));
-                let of = |(a, b): (EntryRef<'_>, EntryRef<'_>)| {
-                    [(a.mode, a.uid, a.gid), (b.mode, b.uid, b.gid)]
-                };
-                group.uniform &= group.meta.is_none_or(|known| of(known) == of(pair));
-                group.meta = Some(pair);
-            }
-        }
-        for ((kind, layer, by), mut group) in groups {
-            let folder = common(group.files.iter().map(|(_, entry)| entry.path));
-            let matter = Matter {
-                kind,
-                layer: (layer, &contents.layers[layer]),
-                by: (by, &contents.layers[by]),
-                path: &folder,
-                meta: group.meta.filter(|_| group.uniform),
-            };
-            let key = Key {
-                kind,
-                layer: contents.layers[layer].diff_id,
-                by: contents.layers[by].diff_id,
-                wasted_bytes: group.bytes,
-                path: shown(&folder),
-            };
-            if let Some(known) = self.findings.get_mut(&key) {
-                known.images.push(name.to_owned());
-                continue;
-            }
-            group
-                .files
-                .sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.path.cmp(b.1.path)));
-            let held = &self.layers[stack[layer]];
-            let part = |at: usize| LayerPart {
-                image: name.to_owned(),
-                layer: at + 1,
-                ..self.layers[stack[at]].part.clone()
-            };
-            let mut layers = vec![part(layer)];
-            if by != layer {
-                layers.push(part(by));
-            }
-            let examples = group.files.iter().take(EXAMPLES);
-            let finding = Finding {
-                kind,
-                images: vec![name.to_owned()],
-                wasted_bytes: group.bytes,
-                compressed: held.estimate(group.bytes),
-                files: group.files.len() as u64,
-                path: key.path.clone(),
-                examples: examples.map(|(_, entry)| shown(entry.path)).collect(),
-                layers,
-                change: advice(&matter),
-            };
-            self.findings.insert(key, finding);
-        }
-    }
-
-    /// The report, with findings of `min_bytes` and more. `toc` gives the table of a layer again, if it can be had: to name paths.
-    pub fn finish(
+    /// The report, with findings of `min_bytes` and more. `toc` gives the table of a layer again, to name paths.
+    pub fn finish<E>(
         mut self,
         min_bytes: u64,
-        toc: &dyn Fn(&DiffId) -> Option<Arc<Toc>>,
-    ) -> DedupReport {
-        let mut layers = LayerSums::default();
-        for layer in &self.layers {
-            let size_bytes = layer.contents.blob.size;
-            layers.count += 1;
-            layers.stored_bytes += size_bytes;
-            match &layer.images[..] {
-                [only] => {
-                    layers.unique_bytes += size_bytes;
-                    self.images[*only].own_size_bytes += size_bytes;
-                }
-                _ => {
-                    layers.shared_count += 1;
-                    layers.shared_bytes += size_bytes;
-                }
-            }
-        }
-        for (image, stack) in self.images.iter_mut().zip(&self.stacks) {
-            let shared = stack
-                .iter()
-                .filter(|(at, _)| self.layers[*at].images.len() > 1);
-            image.shared_bytes = shared.map(|(_, needed)| needed).sum();
-        }
-        layers.referenced_bytes = self.images.iter().map(|i| i.size_bytes).sum();
-        let mut contents = self.unknown;
-        for copies in self.contents.values() {
-            contents.add(copies.size_bytes, copies.count);
-        }
-        let mut findings: Vec<Finding> = std::mem::take(&mut self.findings).into_values().collect();
-        findings.extend(self.across(toc));
+        toc: impl Fn(&DiffId) -> Result<Arc<Toc>, E>,
+    ) -> Result<DedupReport, E> {
+        self.take_off(0);
         let mut needless = Rest::default();
-        findings.retain(|finding| {
-            let small = finding.wasted_bytes < min_bytes;
-            if small {
-                needless.findings += 1;
-                needless.wasted_bytes += finding.wasted_bytes;
-            }
-            !small
-        });
+        let mut findings = self.within(min_bytes, &toc, &mut needless)?;
+        findings.extend(self.across(min_bytes, &toc, &mut needless)?);
         findings.sort_by(|a, b| {
-            let rank = |f: &Finding| (f.kind, f.layers.first().map(|l| l.layer));
+            let first = |f: &Finding| f.layers.first().map(|l| (l.layer, l.diff_id));
             b.wasted_bytes
                 .cmp(&a.wasted_bytes)
-                .then_with(|| rank(a).cmp(&rank(b)))
+                .then_with(|| a.kind.cmp(&b.kind))
+                .then_with(|| first(a).cmp(&first(b)))
                 .then_with(|| a.path.cmp(&b.path))
         });
-        DedupReport {
+        let layers = self.sums();
+        let mut contents = self.unknown;
+        for copies in &self.contents {
+            contents.add(copies.size_bytes, copies.count);
+        }
+        self.images.sort_by_key(|image| image.rank);
+        Ok(DedupReport {
             schema: DEDUP_SCHEMA,
-            images: self.images,
+            images: self.images.into_iter().map(|image| image.waste).collect(),
             layers,
             contents,
             chunks: None,
             findings,
             needless,
-        }
+        })
     }
 
-    /// Contents that layers of images have that share none of them.
-    fn across(&self, toc: &dyn Fn(&DiffId) -> Option<Arc<Toc>>) -> Vec<Finding> {
-        /// Contents that just these layers have.
-        #[derive(Default)]
-        struct Shared {
-            bytes: u64,
-            files: u64,
-            /// The largest: size, layer, entry.
-            largest: Vec<(u64, usize, usize)>,
-        }
-        let mut groups: BTreeMap<Vec<usize>, Shared> = BTreeMap::new();
-        for copies in self.contents.values().filter(|c| !c.more.is_empty()) {
-            let mut places = vec![copies.first.0];
-            places.extend(&copies.more);
-            let group = groups.entry(places).or_default();
-            group.bytes += copies.size_bytes;
-            group.files += 1;
-            group
-                .largest
-                .push((copies.size_bytes, copies.first.0, copies.first.1));
-            if group.largest.len() > EXAMPLES * 8 {
-                group.largest.sort_by(|a, b| b.cmp(a));
-                group.largest.truncate(EXAMPLES);
+    /// The sums by layer; each image's share of them is told to it.
+    fn sums(&mut self) -> LayerSums {
+        let mut sums = LayerSums::default();
+        for layer in &self.layers {
+            let size_bytes = layer.blob.size;
+            sums.count += 1;
+            sums.stored_bytes += size_bytes;
+            match &layer.images[..] {
+                [only] => {
+                    sums.unique_bytes += size_bytes;
+                    self.images[*only].waste.own_size_bytes += size_bytes;
+                }
+                _ => {
+                    sums.shared_count += 1;
+                    sums.shared_bytes += size_bytes;
+                }
             }
         }
-        let mut findings = Vec::new();
-        for (places, mut group) in groups {
-            let apart = self.apart(&places);
-            let [first, second, ..] = apart[..] else {
-                continue;
-            };
-            group.largest.sort_by(|a, b| b.cmp(a));
-            group.largest.truncate(EXAMPLES);
-            let mut paths: Vec<Vec<u8>> = Vec::new();
-            if let Some(toc) = toc(&self.layers[places[0]].part.diff_id) {
-                let known = group.largest.iter().filter(|l| l.2 < toc.len());
-                paths.extend(known.map(|l| toc.at(l.2).path.to_vec()));
-            }
-            let folder = common(paths.iter().map(Vec::as_slice));
-            let more = u64::try_from(apart.len() - 1).unwrap_or(u64::MAX);
-            let (one, other) = (&self.layers[first], &self.layers[second]);
-            let wasted_bytes = group.bytes * more;
-            let matter = Matter {
-                kind: FindingKind::AcrossImages,
-                layer: (other.number, &other.contents),
-                by: (one.number, &one.contents),
-                path: &folder,
-                meta: None,
-            };
-            let change = if self.is_all(&apart, group.bytes) {
-                format!(
-                    "{}; they differ in times or owners only: built on the same base, in the same order and with SOURCE_DATE_EPOCH and rewrite-timestamp, they are one layer",
-                    advice(&matter)
-                )
-            } else {
-                advice(&matter)
-            };
-            let mut images: Vec<String> = Vec::new();
-            for place in &apart {
-                let names = self.layers[*place].images.iter();
-                images.extend(names.map(|i| self.images[*i].name.clone()));
-            }
-            findings.push(Finding {
-                kind: FindingKind::AcrossImages,
-                images,
-                wasted_bytes,
-                compressed: other.estimate(wasted_bytes),
-                files: group.files * more,
-                path: shown(&folder),
-                examples: paths.iter().map(|p| shown(p)).collect(),
-                layers: apart.iter().map(|p| self.layers[*p].part.clone()).collect(),
-                change,
-            });
+        for image in &mut self.images {
+            let shared = image
+                .layers
+                .iter()
+                .filter(|held| self.layers[held.layer].images.len() > 1);
+            image.waste.shared_bytes = shared.map(|held| held.needed_bytes).sum();
+            sums.referenced_bytes += image.waste.size_bytes;
         }
-        findings
+        sums
     }
 
-    /// Whether the contents that the layers share are all that each of them holds.
-    fn is_all(&self, places: &[usize], shared_bytes: u64) -> bool {
-        places
-            .iter()
-            .all(|p| self.layers[*p].stored_bytes == shared_bytes)
+    /// The image of these that stands first in the report.
+    pub(super) fn first(&self, images: &[usize]) -> usize {
+        let first = images.iter().min_by_key(|at| self.images[**at].rank);
+        *first.expect("a layer and a copy are some image's")
     }
 
-    /// One layer for each set of layers that images join: within an image, two copies are its own waste.
-    fn apart(&self, places: &[usize]) -> Vec<usize> {
-        let mut of_image: HashMap<usize, usize> = HashMap::new();
-        let mut joined: Vec<usize> = (0..places.len()).collect();
-        fn top(joined: &mut [usize], mut at: usize) -> usize {
-            while joined[at] != at {
-                joined[at] = joined[joined[at]];
-                at = joined[at];
-            }
-            at
+    /// The names of images, as they stand in the report.
+    pub(super) fn names(&self, mut images: Vec<usize>) -> Vec<String> {
+        images.sort_by_key(|at| self.images[*at].rank);
+        images.dedup();
+        let name = |at: usize| self.images[at].waste.name.clone();
+        images.into_iter().map(name).collect()
+    }
+
+    /// The place of a layer in an image, and what the image says of it.
+    pub(super) fn held(
+        &self,
+        image: usize,
+        layer: usize,
+        occurrence: u32,
+    ) -> (usize, &LayerContents) {
+        let all = self.images[image].layers.iter().enumerate();
+        let mut same = all.filter(|(_, held)| held.layer == layer);
+        let (at, held) = same
+            .nth(occurrence as usize)
+            .expect("the image was counted while the layer was on");
+        (at, &self.layers[layer].origins[held.origin])
+    }
+
+    /// A layer of an image for a report.
+    pub(super) fn part(&self, image: usize, (at, layer): (usize, &LayerContents)) -> LayerPart {
+        let made = layer.made.as_ref();
+        LayerPart {
+            image: self.images[image].waste.name.clone(),
+            layer: at + 1,
+            diff_id: layer.diff_id,
+            instruction: layer.instruction.clone(),
+            file: made.map(|m| m.dockerfile.clone()),
+            line: made.map(|m| m.line),
         }
-        for (at, place) in places.iter().enumerate() {
-            for image in &self.layers[*place].images {
-                let other = *of_image.entry(*image).or_insert(at);
-                let (a, b) = (top(&mut joined, at), top(&mut joined, other));
-                let (low, high) = (a.min(b), a.max(b));
-                joined[high] = low;
-            }
+    }
+}
+
+/// The SHA-256 of a file's content.
+fn content(entry: crate::layer::EntryRef<'_>) -> Option<[u8; 32]> {
+    match entry.kind {
+        KindRef::File { content, .. } => content.and_then(|digest| digest.bytes().try_into().ok()),
+        _ => None,
+    }
+}
+
+/// Says of the copy at a place of the stack that it is needless now, or not.
+fn enter(stack: &[(usize, u32)], ledger: &mut Ledger, turn: Turn) {
+    let copy = |needless: Needless| {
+        let (layer, occurrence) = stack[needless.place.layer];
+        let (by, by_occurrence) = stack[needless.by.layer];
+        Copy {
+            kind: needless.kind,
+            layer: number(layer),
+            occurrence,
+            by: number(by),
+            by_occurrence,
+            index: number(needless.place.index),
+            by_index: match needless.kind {
+                FindingKind::Metadata => number(needless.by.index),
+                _ => 0,
+            },
         }
-        let firsts = (0..places.len()).filter(|at| joined[*at] == *at);
-        firsts.map(|at| places[at]).collect()
+    };
+    match turn {
+        Turn::Needless(needless) => ledger.needless(copy(needless)),
+        Turn::Needed(needless) => ledger.needed(copy(needless)),
     }
 }
 
 impl Layer {
-    /// What so many of the layer's bytes take in its blob, if they compress as the rest does.
-    fn estimate(&self, bytes: u64) -> Estimate {
-        let blob = self.contents.blob.size;
-        let share = u128::from(bytes) * u128::from(blob) / u128::from(self.stored_bytes.max(1));
-        Estimate {
-            // Headers of a layer of small files are not those files' bytes.
-            estimated_bytes: u64::try_from(share).unwrap_or(u64::MAX).min(bytes),
-        }
+    /// Which origin is the one that this image tells of.
+    fn origin(&mut self, layer: &LayerContents) -> usize {
+        let same = |known: &LayerContents| {
+            (&known.instruction, &known.made) == (&layer.instruction, &layer.made)
+        };
+        self.origins.iter().position(same).unwrap_or_else(|| {
+            self.origins.push(LayerContents {
+                toc: Arc::new(Toc::from_entries(Vec::new())),
+                ..layer.clone()
+            });
+            self.origins.len() - 1
+        })
     }
-}
-
-/// The folder that has all the paths; the path itself, if it is one.
-fn common<'a>(mut paths: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let Some(first) = paths.next() else {
-        return Vec::new();
-    };
-    let mut folder = first;
-    for path in paths {
-        while path != folder && !crate::layer::entry::is_below(folder, path) {
-            folder = parent(folder).unwrap_or_default();
-        }
-    }
-    folder.to_vec()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use super::super::super::testing::image;
     use super::*;
 
+    /// Images with layers in common, one of them twice in an image, and the same layers in another order.
+    fn images() -> Vec<Contents> {
+        let base = "d d\nf d/a A*10\nf d/b A*10\nf x X*7";
+        let chmod = "f x X*7 755\nf y X*7";
+        let gone = "w d\nf z A*10";
+        let link = "l h d/a\nf d/a B*3";
+        [
+            &[base][..],
+            &[base, chmod],
+            &[base, chmod, gone],
+            &[base, gone, base],
+            &[base, gone, base, gone, base],
+            &[base, link, gone],
+            &[chmod, base],
+            &[link],
+            &[],
+            &[base, link],
+            &[base, chmod, gone, "w z"],
+        ]
+        .iter()
+        .map(|layers| image(layers))
+        .collect()
+    }
+
+    fn report(images: &[Contents], order: &[usize]) -> DedupReport {
+        let mut survey = Survey::default();
+        for at in order {
+            survey.add_ranked(*at, &images[*at]);
+        }
+        let toc = |id: &DiffId| {
+            let mut layers = images.iter().flat_map(|image| &image.layers);
+            let layer = layers.find(|l| l.diff_id == *id).unwrap();
+            Ok::<_, Infallible>(Arc::clone(&layer.toc))
+        };
+        let Ok(report) = survey.finish(1, toc);
+        report
+    }
+
     #[test]
-    fn the_folder_of_all() {
-        for (paths, want) in [
-            (&["a/b"][..], "a/b"),
-            (&["a/b", "a/c"], "a"),
-            (&["a/b/c", "a/bc"], "a"),
-            (&["a", "b"], ""),
-            (&["a", "a/b"], "a"),
-            (&[], ""),
-        ] {
-            let paths = paths.iter().map(|p| p.as_bytes());
-            assert_eq!(common(paths), want.as_bytes());
+    fn an_image_wastes_the_same_whatever_came_before_it() {
+        let images = images();
+        let all: Vec<usize> = (0..images.len()).collect();
+        let together = report(&images, &all);
+        for (at, sums) in together.images.iter().enumerate() {
+            let alone = report(&images, &[at]);
+            let of = |image: &ImageWaste| {
+                [
+                    image.stored_bytes,
+                    image.distinct_bytes,
+                    image.overwritten_bytes,
+                    image.deleted_bytes,
+                    image.recopied_bytes,
+                    image.duplicate_bytes,
+                ]
+            };
+            assert_eq!(of(sums), of(&alone.images[0]), "image {at}");
+            assert_eq!(sums.stored_bytes, sums.distinct_bytes + sums.wasted_bytes());
+            let found: u64 = alone.findings.iter().map(|f| f.wasted_bytes).sum();
+            assert_eq!(found, sums.wasted_bytes(), "image {at}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_adding_changes_no_sum() {
+        let images = images();
+        let all: Vec<usize> = (0..images.len()).collect();
+        let want = report(&images, &all);
+        for step in [1, 3, 7] {
+            let mut order: Vec<usize> = all.iter().map(|at| at * step % all.len()).collect();
+            order.reverse();
+            let got = report(&images, &order);
+            assert_eq!(got.images, want.images);
+            assert_eq!(
+                (got.layers, got.contents, got.needless),
+                (want.layers, want.contents, want.needless)
+            );
+            let told = |report: &DedupReport| {
+                let of = |f: &Finding| (f.kind, f.wasted_bytes, f.files, f.layers.len());
+                let mut all: Vec<_> = report.findings.iter().map(of).collect();
+                all.sort();
+                all
+            };
+            assert_eq!(told(&got), told(&want), "{order:?}");
         }
     }
 }
