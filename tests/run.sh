@@ -17,6 +17,7 @@ PACKAGES=(
     qemu-user-static                               # RUN for another machine
     chromium                                       # pages of reports, looked at without a screen
     uidmap attr libcap2-bin e2fsprogs mount passwd # rootless builds, attributes, the scratch file system
+    xfsprogs btrfs-progs                           # file systems that share blocks
 )
 
 # A policy that denies starting services, while packages are installed; Debian's maintainer scripts ask it.

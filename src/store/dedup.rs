@@ -199,8 +199,12 @@ impl Store {
         rewriting.directory(&old, &fs, &mut Vec::new())?;
         // The mark first: with it, a tree that a power loss tears does not count.
         self.mark(&tree.dir, &tree.dir)?;
+        let root = File::open(&fs).map_err(StoreError::file("open", &fs))?;
+        let meta = root.metadata().map_err(StoreError::file("stat", &fs))?;
         renameat_with(CWD, &fs, CWD, &old, RenameFlags::EXCHANGE)
             .map_err(StoreError::call("publish", &old))?;
+        // XFS counts an exchange as a change of the directories.
+        futimens(&root, &times(&meta)).map_err(StoreError::call("set the time of", &old))?;
         remove_tree(&staging)?;
         *applied = rewriting.applied;
         Ok(())
@@ -397,15 +401,19 @@ fn give_meta(old: &Path, meta: &Metadata, file: &File, new: &Path) -> Result<(),
             .map_err(call("set attributes of"))?;
     }
     fchmod(file, Mode::from_raw_mode(meta.mode() & 0o7777)).map_err(call("set the mode of"))?;
+    futimens(file, &times(meta)).map_err(call("set the time of"))
+}
+
+/// When it was read and changed last.
+fn times(meta: &Metadata) -> Timestamps {
     let time = |seconds, nanoseconds| Timespec {
         tv_sec: seconds,
         tv_nsec: nanoseconds,
     };
-    let times = Timestamps {
+    Timestamps {
         last_access: time(meta.atime(), meta.atime_nsec()),
         last_modification: time(meta.mtime(), meta.mtime_nsec()),
-    };
-    futimens(file, &times).map_err(call("set the time of"))
+    }
 }
 
 #[cfg(test)]

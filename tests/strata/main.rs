@@ -8,6 +8,7 @@
 //!   ▼ compare   expected against got
 //! concurrent    many processes, one store
 //! interrupted   Ctrl-C and kill -9
+//! sharing       dedup --apply on ext4, xfs and btrfs, killed, beside builds, without root
 //! debug         what failed steps leave, under a terminal; terminal: one for a test
 //! same_bytes    one build, one digest, whoever builds; reproducible: twenty more, and build --verify
 //! foreign       RUN for another machine, under qemu-user
@@ -56,6 +57,7 @@ mod registry;
 mod reproducible;
 mod same_bytes;
 mod server;
+mod sharing;
 mod situations;
 mod strict;
 mod terminal;
