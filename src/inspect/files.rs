@@ -1,13 +1,14 @@
 //! `strata files`: the tree that an image shows, and where each path came from.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use serde::Serialize;
 
 use super::Contents;
 use super::bytes::{Mode, PathText, TargetText};
 use super::layers::{Blame, FileType, ImageHead, own_bytes};
-use super::timeline::Timeline;
+use super::timeline::{Event, Place, Timeline};
 use crate::layer::KindRef;
 use crate::layer::entry::is_below;
 use crate::oci::Digest;
@@ -62,7 +63,8 @@ pub struct FileRow<'a> {
     pub device: Option<(u32, u32)>,
     /// The number of the layer it comes from, from 1: see [`FilesReport::layers`].
     pub layer: usize,
-    /// What COPY or ADD made it from, where the image was built here.
+    /// What COPY or ADD made it from, where the image was built here. A layer that stores the same bytes at the same path again (chmod,
+    /// chown, touch) changes nothing about that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceRow<'a>>,
 }
@@ -96,11 +98,38 @@ impl<'a> SourceRow<'a> {
     }
 }
 
+/// Puts all layers on. Of each entry that stores again what was at its path, and that its own layer copied from nowhere: the layer that
+/// the bytes came with.
+fn sources(contents: &Contents, timeline: &mut Timeline) -> HashMap<Place, usize> {
+    let mut sources: HashMap<Place, usize> = HashMap::new();
+    let digest = |t: &Timeline, place: Place| match t.entry(t.content(place)?).kind {
+        KindRef::File { content, .. } => content,
+        _ => None,
+    };
+    while timeline
+        .step(|t, event| {
+            let Event::Changed { was, now } = event else {
+                return;
+            };
+            let made = contents.layers[now.layer].made.as_ref();
+            let path = t.entry(now).path;
+            let copied = made.is_some_and(|m| m.source_of(path).is_some());
+            let bytes = digest(t, now);
+            if !copied && bytes.is_some() && bytes == digest(t, was) {
+                let first = sources.get(&was).copied().unwrap_or(was.layer);
+                sources.insert(now, first);
+            }
+        })
+        .is_some()
+    {}
+    sources
+}
+
 impl<'a> FilesReport<'a> {
     /// The report on the path `top` and what is below it (no link is followed); the empty path is all.
     pub fn new(contents: &'a Contents, top: &[u8]) -> FilesReport<'a> {
         let mut timeline = Timeline::new(contents.tocs());
-        while timeline.step(|_, _| {}).is_some() {}
+        let sources = sources(contents, &mut timeline);
         let mut files: Vec<FileRow<'a>> = Vec::new();
         // The directories that are above the current path: their places in the list.
         let mut above: Vec<usize> = Vec::new();
@@ -129,8 +158,11 @@ impl<'a> FilesReport<'a> {
             if entry.is_dir() {
                 above.push(files.len());
             }
-            let made = layer.made.as_ref();
-            let source = made.filter(|_| !entry.is_dir());
+            let made = match sources.get(place) {
+                Some(first) => &contents.layers[*first].made,
+                None => &layer.made,
+            };
+            let source = made.as_ref().filter(|_| !entry.is_dir());
             let source = source.and_then(|m| m.source_of(entry.path));
             files.push(FileRow {
                 path: PathText::new(entry.path),
@@ -167,5 +199,49 @@ impl<'a> FilesReport<'a> {
             layers: layers.map(|(at, layer)| Blame::new(at, layer)).collect(),
             files,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::image;
+    use super::*;
+    use crate::store::{Copied, Made, PathBytes};
+
+    #[test]
+    fn bytes_that_are_stored_again_come_from_where_they_came_from() {
+        let mut contents = image(&[
+            "d d\nf d/same A*9\nf d/other A*9\nf d/again A*9",
+            "f d/same A*9 755\nf d/other B*9",
+            "f d/same A*9 700\nf d/again A*9",
+        ]);
+        let made = |line, from: &[u8]| Made {
+            dockerfile: "Dockerfile".to_owned(),
+            line,
+            end_line: line,
+            stage: "stage-0".to_owned(),
+            copied: match from {
+                b"" => Vec::new(),
+                from => vec![Copied {
+                    to: PathBytes(b"d/again".to_vec()),
+                    from: PathBytes(from.to_vec()),
+                    origin: CopyOrigin::Context,
+                }],
+            },
+        };
+        let mut first = made(2, b"src");
+        first.copied[0].to = PathBytes(b"d".to_vec());
+        contents.layers[0].made = Some(first);
+        contents.layers[1].made = Some(made(3, b""));
+        contents.layers[2].made = Some(made(4, b"late"));
+        let report = FilesReport::new(&contents, b"");
+        let told: Vec<_> = report
+            .files
+            .iter()
+            .filter(|row| row.kind == FileType::File)
+            .map(|row| (row.layer, row.source.as_ref().map(|s| s.path.as_ref())))
+            .collect();
+        let want = [(3, Some("late")), (2, None), (3, Some("src/same"))];
+        assert_eq!(told, want);
     }
 }
