@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use strata::inspect::{
-    Chunks, Contents, DedupReport, Documents, Finding, FindingKind, InspectError, LayerPart,
-    Reading, Survey, escaped,
+    Chunks, Contents, DedupReport, Documents, Finding, FindingKind, ImageWaste, InspectError,
+    LayerPart, Reading, Survey, escaped,
 };
 use strata::layer::Toc;
 use strata::oci::{Descriptor, DiffId, Platform};
@@ -209,6 +209,9 @@ impl DedupArgs {
     }
 }
 
+/// How many images of a finding are named.
+const IMAGES: usize = 3;
+
 fn word(kind: FindingKind) -> &'static str {
     match kind {
         FindingKind::Overwritten => "overwritten later",
@@ -228,27 +231,45 @@ fn place(part: &LayerPart) -> String {
     }
 }
 
-/// A text in lines of so many characters, each after an indent.
-fn wrapped(text: &str, width: usize, indent: &str) -> String {
-    let mut out = String::new();
+/// A text in lines of so many characters; a word that is longer is a line of its own.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
     let mut line = String::new();
     for word in text.split(' ') {
         if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-            let _ = writeln!(out, "{indent}{line}");
-            line.clear();
+            lines.push(std::mem::take(&mut line));
         }
         if !line.is_empty() {
             line.push(' ');
         }
         line.push_str(word);
     }
-    let _ = writeln!(out, "{indent}{line}");
-    out
+    lines.push(line);
+    lines
+}
+
+/// Which images have it, where it is not the one that the first layer names: how many, and the first few.
+fn whose(images: &[String]) -> Option<String> {
+    let (first, more) = images.split_at(images.len().min(IMAGES));
+    match (first, more.len()) {
+        ([] | [_], _) => None,
+        (_, 0) => Some(format!("in {} images: {}", images.len(), first.join(", "))),
+        (_, rest) => Some(format!(
+            "in {} images: {} and {rest} more",
+            images.len(),
+            first.join(", ")
+        )),
+    }
 }
 
 fn render(report: &DedupReport, top: usize, screen: &Screen) -> String {
     let mut text = String::new();
-    for image in report.images.iter().take(top) {
+    let mut images: Vec<&ImageWaste> = report.images.iter().collect();
+    if images.len() > top {
+        // Those that can save most.
+        images.sort_by_key(|image| std::cmp::Reverse(image.wasted_bytes()));
+    }
+    for image in images.iter().take(top) {
         // A String takes any text.
         let _ = writeln!(
             text,
@@ -272,8 +293,12 @@ fn render(report: &DedupReport, top: usize, screen: &Screen) -> String {
             );
         }
     }
-    if report.images.len() > top {
-        let _ = writeln!(text, "and {} more images", report.images.len() - top);
+    if images.len() > top {
+        let rest = images.len() - top;
+        let _ = writeln!(
+            text,
+            "and {rest} images that waste no more; --top shows more"
+        );
     }
     let layers = &report.layers;
     let contents = &report.contents;
@@ -332,6 +357,10 @@ fn show(text: &mut String, finding: &Finding, screen: &Screen) {
     );
     let path = format!("/{}", escaped(finding.path.as_bytes()));
     let _ = writeln!(text, "        {path}");
+    if let Some(images) = whose(&finding.images) {
+        let images = escaped(images.as_bytes());
+        let _ = writeln!(text, "        {}", screen.dim(&screen.fit(&images, 8)));
+    }
     for part in finding.layers.iter().take(4) {
         let what =
             escaped(format!("{} layer {}  {}", part.image, part.layer, place(part)).as_bytes());
@@ -340,9 +369,8 @@ fn show(text: &mut String, finding: &Finding, screen: &Screen) {
     if finding.layers.len() > 4 {
         let _ = writeln!(text, "        and {} more layers", finding.layers.len() - 4);
     }
-    text.push_str(&screen.green(&wrapped(
-        &escaped(finding.change.as_bytes()),
-        70,
-        "      > ",
-    )));
+    // A line at a time, so that a pager that shows one has its colour.
+    for line in wrapped(&escaped(finding.change.as_bytes()), screen.width(8, 70)) {
+        let _ = writeln!(text, "{}", screen.green(&format!("      > {line}")));
+    }
 }

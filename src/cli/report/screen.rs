@@ -40,6 +40,13 @@ impl Screen {
         }
     }
 
+    /// How long running text may be in a line that `used` characters of are taken already: at most `most`, which is what it is
+    /// elsewhere than on a terminal.
+    pub(super) fn width(&self, used: usize, most: usize) -> usize {
+        let columns = self.columns.map_or(most, |c| c.saturating_sub(used));
+        columns.clamp(24, most)
+    }
+
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colours && !text.is_empty() {
             format!("\x1b[{code}m{text}\x1b[0m")
