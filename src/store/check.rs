@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::fs::lgetxattr;
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::cache::read_record;
@@ -457,6 +459,10 @@ fn compare(
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(StoreError::file("stat", &path)(e)),
         };
+        // What an opaque directory hides needs no whiteout of its own.
+        if meta.is_none() && entry.kind == KindRef::Whiteout && is_in_opaque(fs, &path)? {
+            continue;
+        }
         if let Some(how) = difference(&path, meta.as_ref(), &entry, depth)? {
             differences.push((entry.path.to_vec(), how));
         }
@@ -476,6 +482,22 @@ fn compare(
         }
     }
     Ok(differences)
+}
+
+/// Whether a directory between `fs` and `path` hides all that lower layers have there.
+fn is_in_opaque(fs: &Path, path: &Path) -> Result<bool, StoreError> {
+    let above = path.ancestors().skip(1);
+    for dir in above.take_while(|dir| dir.starts_with(fs)) {
+        for name in ["trusted.overlay.opaque", "user.overlay.opaque"] {
+            let mut value = [0; 16];
+            match lgetxattr(dir, name, &mut value) {
+                Ok(length) if &value[..length] == b"y" => return Ok(true),
+                Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE | Errno::PERM) => {}
+                Err(errno) => return Err(StoreError::call("read attributes of", dir)(errno)),
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// In what a path of a layer is not as its table says. Modes, owners and devices are not compared: what a single id or a user
