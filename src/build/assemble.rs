@@ -33,8 +33,8 @@ pub struct BuiltStep {
     pub vertex: VertexId,
     /// Its layer.
     pub diff_id: DiffId,
-    /// The layer's blob.
-    pub blob: Descriptor,
+    /// The layer's blob; `None` of one that is in no output: it is in the store unpacked.
+    pub blob: Option<Descriptor>,
 }
 
 /// The image of one platform.
@@ -236,13 +236,14 @@ impl Engine<'_> {
         let options = &self.request.image;
         let ours = committed.image.is_none();
         let times = if ours { options.times() } else { Times::Keep };
-        let have = compression_of(&committed.blob.media_type);
-        let other_compression = have.is_some_and(|have| !same_kind(have, options.compression));
+        let have = self.blob_of(committed)?;
+        let kind = compression_of(&have.media_type);
+        let other_compression = kind.is_some_and(|kind| !same_kind(kind, options.compression));
         let (blob, diff_id) =
             if times != Times::Keep || (other_compression && (ours || options.force_compression)) {
-                self.repacked(committed, times)?
+                self.repacked(committed, &have, times)?
             } else {
-                (committed.blob.clone(), committed.diff_id)
+                (have, committed.diff_id)
             };
         Ok((
             Descriptor {
@@ -256,6 +257,7 @@ impl Engine<'_> {
     fn repacked(
         &self,
         committed: &Committed,
+        have: &Descriptor,
         times: Times,
     ) -> Result<(Descriptor, DiffId), BuildError> {
         let compression = self.request.image.compression;
@@ -267,7 +269,7 @@ impl Engine<'_> {
                 }
             }
         }
-        let input = self.store.open_blob(&committed.blob)?;
+        let input = self.store.open_blob(have)?;
         let mut ingest = self.store.ingest_prehashed()?;
         let options = crate::layer::PackOptions {
             compression,

@@ -8,9 +8,9 @@ use std::thread::Scope;
 use crate::layer::{
     Change, Compression, DiffOptions, Earlier, Kind, Materialise, PackOptions, Packed, Root, Toc,
 };
-use crate::oci::{ChainId, Descriptor, Digest};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest};
 use crate::plan::graph::VertexId;
-use crate::store::{KeyLock, LastLayer, LayerId, Place, Record, Remark};
+use crate::store::{KeyLock, LastLayer, LayerId, Place, Prehashed, Record, Remark, StoreError};
 
 use super::engine::{Engine, Layers, chain, make_layer_dir, now, open_dir};
 use super::snapshot::{Committed, Snapshot};
@@ -67,7 +67,7 @@ impl Engine<'_> {
                         let changes = crate::layer::diff(&upper, &lower, &options)?;
                         let record = record.unless_small(&changes);
                         let earlier = self.earlier(&record, false)?;
-                        let packed = self.pack(changes, None, earlier)?;
+                        let packed = self.pack(changes, None, earlier, self.form(id))?;
                         let record = self.look(id, record, &packed.0)?;
                         let files = Files::Upper(dir);
                         self.publish(packed, files, &below, created, record, &shared)
@@ -80,7 +80,7 @@ impl Engine<'_> {
                 make_layer_dir(&dir)?;
                 let record = record.unless_small(&changes);
                 let earlier = self.earlier(&record, true)?;
-                let packed = self.pack(changes, Some(&dir), earlier)?;
+                let packed = self.pack(changes, Some(&dir), earlier, self.form(id))?;
                 let record = self.look(id, record, &packed.0)?;
                 let snapshot = Snapshot::active(Some(Arc::new(open_dir(&dir)?)));
                 let files = Files::Written(dir);
@@ -97,7 +97,7 @@ impl Engine<'_> {
                     shared.commit(|| {
                         let record = record.unless_small(&changes);
                         let earlier = self.earlier(&record, false)?;
-                        let packed = self.pack(changes, None, earlier)?;
+                        let packed = self.pack(changes, None, earlier, Form::Blob)?;
                         let record = self.look(id, record, &packed.0)?;
                         self.publish(packed, Files::None, &below, created, record, &shared)
                     });
@@ -112,17 +112,24 @@ impl Engine<'_> {
         changes: Vec<Change>,
         materialise: Option<&std::path::Path>,
         earlier: Earlier,
-    ) -> Result<(crate::layer::Packed, crate::store::Prehashed), BuildError> {
+        form: Form,
+    ) -> Result<(Packed, Option<Prehashed>), BuildError> {
         // A step that waits for its files goes first; packing waits for nobody, so every turn ends.
         let _turn = materialise.is_none().then(|| self.packing.take());
-        let mut ingest = self.store.ingest_prehashed()?;
+        let mut ingest = match form {
+            Form::Blob => Some(self.store.ingest_prehashed()?),
+            Form::Unpacked => None,
+        };
         let options = PackOptions {
-            compression: self.request.image.compression,
+            compression: match form {
+                Form::Blob => self.request.image.compression,
+                Form::Unpacked => Compression::None,
+            },
             ..PackOptions::default()
         };
         let target = materialise.map(|dir| self.target(dir)).transpose()?;
         let out = WhileWanted {
-            inner: &mut ingest,
+            inner: Out(ingest.as_mut()),
             cancel: self.cancel,
         };
         let needles = self.needles.as_ref();
@@ -132,6 +139,68 @@ impl Engine<'_> {
             return Err(BuildError::Canceled);
         }
         Ok((packed?, ingest))
+    }
+
+    // What the layer of a step is kept as that has files.
+    fn form(&self, id: VertexId) -> Form {
+        match self.in_outputs.contains(&id) {
+            true => Form::Blob,
+            false => Form::Unpacked,
+        }
+    }
+
+    /// The blob of a layer. One that no output has had yet is packed now, from its files; the bytes are those of a layer that was
+    /// packed at once.
+    pub(super) fn blob_of(&self, committed: &Committed) -> Result<Descriptor, BuildError> {
+        if let Some(blob) = &committed.blob {
+            return Ok(blob.clone());
+        }
+        let diff_id = committed.diff_id;
+        let compression = self.request.image.compression;
+        let mut known = self.store.blobs_of(&diff_id)?.into_iter();
+        let blob = match known.find(|blob| blob.media_type == compression.media_type()) {
+            Some(blob) => blob,
+            None => self.pack_unpacked(&diff_id, compression)?,
+        };
+        if let Some(key) = &committed.key {
+            self.store.cache_packed(key, &blob)?;
+        }
+        Ok(blob)
+    }
+
+    fn pack_unpacked(
+        &self,
+        diff_id: &DiffId,
+        compression: Compression,
+    ) -> Result<Descriptor, BuildError> {
+        let layer = self.store.layer(&LayerId::Diff(*diff_id))?;
+        let layer = layer.ok_or(StoreError::MissingLayer(*diff_id))?;
+        let root = Root::new(Arc::new(open_dir(layer.fs())?));
+        let options = PackOptions {
+            compression,
+            ..PackOptions::default()
+        };
+        let mut ingest = self.store.ingest_prehashed()?;
+        let out = WhileWanted {
+            inner: &mut ingest,
+            cancel: self.cancel,
+        };
+        let packed = crate::layer::pack_tree(&*layer.toc()?, &root, out, &options);
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(BuildError::Canceled);
+        }
+        let damaged = |source| BuildError::DamagedLayer {
+            layer: *diff_id,
+            source,
+        };
+        let packed = packed.map_err(|e| damaged(Some(Box::new(e))))?;
+        if packed.diff_id != *diff_id {
+            return Err(damaged(None));
+        }
+        ingest.commit_as(packed.digest, packed.size_bytes)?;
+        let blob = Descriptor::new(packed.media_type, packed.digest, packed.size_bytes);
+        self.store.add_blob_of(diff_id, &blob)?;
+        Ok(blob)
     }
 
     // Looks at what was packed. Nothing of it is in the store yet.
@@ -156,8 +225,8 @@ impl Engine<'_> {
         let Some(last) = self.store.last_layer(step)? else {
             return Ok(earlier);
         };
-        if self.store.has_blob(&last.blob) {
-            earlier.set_blocks(self.store.open_blob(&last.blob)?, last.blocks);
+        if let Some(blob) = last.blob.filter(|blob| self.store.has_blob(blob)) {
+            earlier.set_blocks(self.store.open_blob(&blob)?, last.blocks);
         }
         let layer = match tree {
             true => self.store.layer(&LayerId::Diff(last.diff_id))?,
@@ -195,18 +264,31 @@ impl Engine<'_> {
 
     fn publish(
         &self,
-        (packed, ingest): (crate::layer::Packed, crate::store::Prehashed),
+        (packed, ingest): (Packed, Option<Prehashed>),
         files: Files,
         below: &Layers,
         created: i64,
         record: PendingRecord,
         snapshot: &Snapshot,
     ) -> Result<Committed, BuildError> {
-        let blob = Descriptor::new(packed.media_type.clone(), packed.digest, packed.size_bytes);
-        ingest.commit_as(packed.digest, packed.size_bytes)?;
+        let blob = match ingest {
+            Some(ingest) => {
+                ingest.commit_as(packed.digest, packed.size_bytes)?;
+                Some(Descriptor::new(
+                    packed.media_type.clone(),
+                    packed.digest,
+                    packed.size_bytes,
+                ))
+            }
+            None => None,
+        };
         let diff_id = packed.diff_id;
         let toc = Arc::new(packed.toc);
         match files {
+            // Its files are all there is of it, so they must be in the store before the record is.
+            Files::Upper(dir) if blob.is_none() && !strays::find(&dir, &toc)?.is_empty() => {
+                self.store.publish_linked(&dir, toc.clone(), &diff_id)?;
+            }
             Files::Upper(dir) if !strays::find(&dir, &toc)?.is_empty() => {
                 self.store.put_toc(&diff_id, toc.clone())?;
                 let mut late = self.late.lock().expect("no holder of this lock panics");
@@ -219,7 +301,9 @@ impl Engine<'_> {
             Files::None => self.store.put_toc(&diff_id, toc.clone())?,
         }
         snapshot.set_toc(toc);
-        self.store.add_blob_of(&diff_id, &blob)?;
+        if let Some(blob) = &blob {
+            self.store.add_blob_of(&diff_id, blob)?;
+        }
         let below = chain(below)?;
         let chain = below.map_or(ChainId(diff_id.0), |b| b.push(diff_id));
         let PendingRecord {
@@ -245,7 +329,7 @@ impl Engine<'_> {
             key,
             diff_id,
             below: if linked { None } else { below },
-            blob: Some(blob.clone()),
+            blob: blob.clone(),
             created,
             inputs: labels,
             step,
@@ -259,9 +343,38 @@ impl Engine<'_> {
             chain,
             below,
             blob,
+            key: Some(key),
             created,
             image: None,
         })
+    }
+}
+
+/// What a step's layer is kept as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A blob, and the files if somebody reads them.
+    Blob,
+    /// The files alone: it is in no output. [`Engine::blob_of`] makes the blob where a later build has it in one.
+    Unpacked,
+}
+
+/// Where a blob is written, if one is.
+struct Out<'a>(Option<&'a mut Prehashed>);
+
+impl std::io::Write for Out<'_> {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        match &mut self.0 {
+            Some(blob) => blob.write(data),
+            None => Ok(data.len()),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match &mut self.0 {
+            Some(blob) => blob.flush(),
+            None => Ok(()),
+        }
     }
 }
 

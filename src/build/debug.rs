@@ -257,7 +257,7 @@ impl Debugger<'_> {
     fn stack(&self, stack: Option<usize>) -> Result<Vec<Arc<OwnedFd>>, BuildError> {
         let stacks = &self.request.failed.step.stacks;
         let layers = stack.and_then(|at| stacks.get(at)).map_or(&[][..], |s| s);
-        let unpacked = self.store.unpack_image(layers, &|_| ())?;
+        let unpacked = self.store.unpack_stack(layers, &|_| ())?;
         unpacked
             .iter()
             .map(|layer| open_dir(layer.fs()).map(Arc::new))

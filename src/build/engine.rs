@@ -56,6 +56,8 @@ pub(super) struct Engine<'a> {
     failed: AtomicBool,
     /// Vertices whose layer's files somebody will read.
     pub(super) needs_files: BTreeSet<VertexId>,
+    /// Vertices whose layer is in an output.
+    pub(super) in_outputs: BTreeSet<VertexId>,
     pub(super) history: History,
     /// What COPY and ADD took.
     pub(super) taken: Taken,
@@ -177,6 +179,7 @@ impl<'a> Engine<'a> {
             failures: Mutex::default(),
             failed,
             needs_files,
+            in_outputs: graph.in_outputs(),
             history: History::default(),
             taken: Taken::default(),
         })
@@ -464,7 +467,7 @@ impl<'a> Engine<'a> {
         key.finish().0
     }
 
-    // An earlier result, if it lies on the same layers and its blob is still there.
+    // An earlier result, if it lies on the same layers and is still there.
     fn hit(
         &self,
         id: VertexId,
@@ -474,9 +477,6 @@ impl<'a> Engine<'a> {
         step: &Step<'_>,
     ) -> Result<Option<Arc<Snapshot>>, BuildError> {
         let Some(record) = self.store.cache_get(key)? else {
-            return Ok(None);
-        };
-        let Some(blob) = record.blob.clone() else {
             return Ok(None);
         };
         let below = chain(below)?;
@@ -493,7 +493,8 @@ impl<'a> Engine<'a> {
             diff_id,
             chain,
             below,
-            blob,
+            blob: record.blob,
+            key: Some(*key),
             created: record.created,
             image: None,
         };
@@ -589,7 +590,8 @@ fn image_layers(image: &Arc<crate::plan::ResolvedImage>) -> Layers {
                 diff_id: *diff_id,
                 chain,
                 below,
-                blob: blob.clone(),
+                blob: Some(blob.clone()),
+                key: None,
                 created: 0,
                 image,
             };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::dockerfile::{Diagnostic, Span};
 use crate::layer::LayerError;
+use crate::oci::DiffId;
 use crate::plan::graph::{CopySource, Op, RunMount, SecretMount, SshMount, Vertex};
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
@@ -114,6 +115,18 @@ pub enum BuildError {
     NoDigest {
         /// In the image.
         path: String,
+    },
+    /// A layer that is in the store unpacked only, and whose files are not what they were.
+    #[error(
+        "the unpacked layer {layer} is damaged{}; run `strata check --full --repair` and build again",
+        if source.is_some() { "" } else { ": it has another diffID now" }
+    )]
+    DamagedLayer {
+        /// Which.
+        layer: DiffId,
+        /// What does not fit; `None` if all files do.
+        #[source]
+        source: Option<Box<LayerError>>,
     },
     /// `USER` names nobody that the image knows.
     #[error("unable to find user {user}: no matching entries in passwd file")]

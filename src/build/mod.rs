@@ -13,6 +13,13 @@
 //! label (see `key`) and holds no secret; nothing is published before it is whole; what ends a build early leaves no process,
 //! mount or file behind but what the store's next user removes.
 //!
+//! Which layers become blobs: those of the steps that an output is made of (its target's stack down to the base image, known from
+//! the graph before anything runs) are packed at once, in the background, since an image is mostly pushed or saved next. All others
+//! are only read by other stages: of them the store keeps the files, the table of contents and the diffID, which is the key of what is
+//! stacked on them, and no blob. They are hashed and searched for secrets all the same. When a later build has one in an output
+//! (`Engine::blob_of`), it is packed from table and files, verified against the diffID, and the bytes are the ones that packing it
+//! at once would have made.
+//!
 //! Concurrency: as many workers as the options say, each taking the first vertex whose inputs are there; equal keys are built
 //! once, in this process and in others; a commit has a thread of its own and works while the next step runs.
 //!

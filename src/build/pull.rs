@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::oci::Digest;
+use crate::oci::{Descriptor, Digest};
 use crate::plan::ResolvedImage;
 use crate::plan::graph::{Op, VertexId};
 use crate::store::Layer;
@@ -79,17 +79,23 @@ impl Engine<'_> {
                 .iter()
                 .map(|(committed, _)| (committed.blob.clone(), committed.diff_id))
                 .collect();
-            Ok(self.store.unpack_image(&blobs, &|_| ())?)
+            Ok(self.store.unpack_stack(&blobs, &|_| ())?)
         })
     }
 
     /// Makes sure that the layers' blobs are in the store.
     pub(super) fn fetch_blobs(&self, layers: &[Arc<Committed>]) -> Result<(), BuildError> {
         let missing = || {
-            let missing = layers.iter().filter(|c| !self.store.has_blob(&c.blob));
+            let missing = layers.iter().filter(|c| self.lacks_blob(c));
             Ok(missing.cloned().collect())
         };
         self.pulled(missing, false, || Ok(()))
+    }
+
+    // Whether its blob is to be fetched.
+    fn lacks_blob(&self, committed: &Committed) -> bool {
+        let blob = committed.blob.as_ref();
+        blob.is_some_and(|blob| !self.store.has_blob(blob))
     }
 
     // Fetches the blobs of what is missing, to be unpacked or not, then does `then`; shown as the image's step if there was something to do.
@@ -157,12 +163,15 @@ impl Engine<'_> {
     ) -> Result<(), BuildError> {
         let missing: Vec<_> = layers
             .iter()
-            .filter(|c| !self.store.has_blob(&c.blob))
+            .filter_map(|c| {
+                let blob = c.blob.as_ref();
+                Some((c, blob.filter(|blob| !self.store.has_blob(blob))?))
+            })
             .collect();
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
         let work = || {
-            while let Some(committed) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = self.fetch_blob(committed, unpack, step) {
+            while let Some((committed, blob)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = self.fetch_blob(committed, blob, unpack, step) {
                     // Nobody starts another.
                     next.store(missing.len(), Ordering::Relaxed);
                     let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,6 +192,7 @@ impl Engine<'_> {
     fn fetch_blob(
         &self,
         committed: &Committed,
+        blob: &Descriptor,
         unpack: bool,
         step: Option<StepId>,
     ) -> Result<(), BuildError> {
@@ -191,13 +201,13 @@ impl Engine<'_> {
                 .image
                 .as_ref()
                 .map_or_else(|| "this build".to_owned(), |(i, _)| i.name.clone()),
-            layer: committed.blob.digest.to_string(),
+            layer: blob.digest.to_string(),
             source,
         };
         let Some((image, index)) = &committed.image else {
             return Err(missing("its blob is gone from the store".into()));
         };
-        let total_bytes = committed.blob.size;
+        let total_bytes = blob.size;
         let said = AtomicU64::new(0);
         let progress = |done_bytes: u64| {
             let Some(step) = step else { return };
@@ -206,7 +216,7 @@ impl Engine<'_> {
                 said.store(done_bytes, Ordering::Relaxed);
                 self.events.event(EventKind::Progress {
                     step,
-                    part: format!("sha256:{}", committed.blob.digest.short()),
+                    part: format!("sha256:{}", blob.digest.short()),
                     done_bytes,
                     total_bytes: Some(total_bytes),
                 });

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::layer::Toc;
-use crate::oci::{ChainId, Descriptor, DiffId};
+use crate::oci::{ChainId, Descriptor, DiffId, Digest};
 use crate::plan::ResolvedImage;
 
 use super::BuildError;
@@ -34,7 +34,10 @@ pub(super) struct Committed {
     pub(super) chain: ChainId,
     /// The identity of the stack below.
     pub(super) below: Option<ChainId>,
-    pub(super) blob: Descriptor,
+    /// Its blob; `None` of one that no output has had yet: it is there unpacked.
+    pub(super) blob: Option<Descriptor>,
+    /// The key of the step that made it; `None` for layers of images.
+    pub(super) key: Option<Digest>,
     /// When the step ended, seconds since 1970.
     pub(super) created: i64,
     /// The image and the place in it that the blob can be fetched from, for layers that were not built here.

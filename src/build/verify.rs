@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::layer::{self, Difference, PathDifference, Toc};
+use crate::layer::{self, Difference, PathDifference, Root, Stored, Toc};
 use crate::oci::{Descriptor, Digest};
 use crate::plan::Graph;
 use crate::plan::graph::VertexId;
-use crate::store::Store;
+use crate::store::{LayerId, Store, StoreError};
 
 use super::assemble::{Built, BuiltStep};
+use super::engine::open_dir;
 use super::{BuildError, ImageOptions};
 
 /// What two builds of one graph came to.
@@ -84,7 +85,7 @@ pub struct Copied {
 /// One step of both builds.
 struct Pair<'a> {
     vertex: VertexId,
-    blobs: [&'a Descriptor; 2],
+    steps: [&'a BuiltStep; 2],
     differences: Vec<PathDifference>,
     tocs: [Arc<Toc>; 2],
 }
@@ -108,7 +109,7 @@ pub fn verify(
         return Ok(verdict);
     }
     let pairs = pairs(store, options, builds)?;
-    let in_image = image_steps(graph);
+    let in_image = graph.in_outputs();
     let mut found: Vec<Found> = Vec::new();
     for is_time in [false, true] {
         let wanted = |d: &&PathDifference| d.how.iter().all(Difference::is_time) == is_time;
@@ -162,25 +163,12 @@ fn pairs<'a>(
         let differences = layer::compare(&tocs[0], &tocs[1], options.times());
         pairs.push(Pair {
             vertex: step.vertex,
-            blobs: [&step.blob, &other.blob],
+            steps: [step, other],
             differences,
             tocs,
         });
     }
     Ok(pairs)
-}
-
-/// The steps whose layers are in an image.
-fn image_steps(graph: &Graph) -> BTreeSet<VertexId> {
-    let mut steps = BTreeSet::new();
-    for output in &graph.outputs {
-        let mut at = output.vertex;
-        while let Some(id) = at {
-            steps.insert(id);
-            at = graph.vertex(id).base;
-        }
-    }
-    steps
 }
 
 impl Pair<'_> {
@@ -231,10 +219,9 @@ fn path(
     for one in &difference.how {
         how.push(match one {
             Difference::Content => {
-                let blob = |blob| store.open_blob(blob);
                 let found = layer::content_difference(
-                    blob(pair.blobs[0])?,
-                    blob(pair.blobs[1])?,
+                    stored(store, pair.steps[0])?,
+                    stored(store, pair.steps[1])?,
                     &difference.path,
                     unpacked_limit(&pair.tocs),
                 )?;
@@ -251,6 +238,16 @@ fn path(
         how,
         copied,
     })
+}
+
+/// Where a step's files are.
+fn stored(store: &Store, step: &BuiltStep) -> Result<Stored, BuildError> {
+    if let Some(blob) = &step.blob {
+        return Ok(Stored::Blob(store.open_blob(blob)?));
+    }
+    let layer = store.layer(&LayerId::Diff(step.diff_id))?;
+    let layer = layer.ok_or(StoreError::MissingLayer(step.diff_id))?;
+    Ok(Stored::Tree(Root::new(Arc::new(open_dir(layer.fs())?))))
 }
 
 /// More than either layer unpacks to: files with their padding, and some blocks of headers for each entry.

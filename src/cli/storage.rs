@@ -39,7 +39,7 @@ pub(crate) struct PruneArgs {
     /// Only images; the build cache and failed steps stay
     #[arg(long, conflicts_with = "all")]
     images_only: bool,
-    /// Unpacked layers, too
+    /// Unpacked layers, too; with --images-only those stay that only stages read and that have no other form
     #[arg(long)]
     unpacked: bool,
     /// Only what was not used for this long: 90m, 24h, 7d

@@ -1,12 +1,13 @@
 //! Two layers that were to be the same: which paths differ, and in what.
 
+use std::fs::File;
 use std::io::{BufReader, Read};
 
 use serde::Serialize;
 
 use super::record::{EntryRef, KindRef};
 use super::tar::{Data, Member, TarReader, WhiteoutNames};
-use super::{Decoder, LayerError, Times, Toc};
+use super::{Decoder, LayerError, Root, Times, Toc};
 
 /// How much of two files is shown from where they differ, bytes.
 const SHOWN_BYTES: usize = 24;
@@ -273,11 +274,19 @@ fn type_name(kind: &KindRef<'_>) -> &'static str {
     }
 }
 
-/// How the content of the file at `path` differs between two blobs; `None` where it does not. Neither may unpack to more than
+/// A layer to read a file of.
+pub enum Stored {
+    /// Its blob.
+    Blob(File),
+    /// Its files.
+    Tree(Root),
+}
+
+/// How the content of the file at `path` differs between two layers; `None` where it does not. Neither may unpack to more than
 /// `limit_bytes`.
 pub fn content_difference(
-    one: impl Read,
-    two: impl Read,
+    one: Stored,
+    two: Stored,
     path: &[u8],
     limit_bytes: u64,
 ) -> Result<Option<Difference>, LayerError> {
@@ -342,13 +351,29 @@ fn content_at(one: &[u8], two: &[u8], at: usize, before_bytes: u64) -> Differenc
 }
 
 /// A file of a layer, opened where its content begins.
-struct FileOf<R: Read> {
-    tar: TarReader<BufReader<Decoder<BufReader<R>>>>,
+struct FileOf {
+    content: Content,
     size_bytes: u64,
 }
 
-impl<R: Read> FileOf<R> {
-    fn find(blob: R, path: &[u8], limit_bytes: u64) -> Result<FileOf<R>, LayerError> {
+enum Content {
+    Tar(Box<TarReader<BufReader<Decoder<BufReader<File>>>>>),
+    File(File, Vec<u8>),
+}
+
+impl FileOf {
+    fn find(layer: Stored, path: &[u8], limit_bytes: u64) -> Result<FileOf, LayerError> {
+        let blob = match layer {
+            Stored::Blob(blob) => blob,
+            Stored::Tree(root) => {
+                let failed = |e| LayerError::file("open", path, e);
+                let file = root.open_file(path).map_err(failed)?;
+                return Ok(FileOf {
+                    size_bytes: file.metadata().map_err(failed)?.len(),
+                    content: Content::File(file, path.to_vec()),
+                });
+            }
+        };
         let input = BufReader::with_capacity(BUFFER_BYTES, blob);
         let tar = Decoder::new(input, limit_bytes).map_err(|source| LayerError::Input {
             offset_bytes: 0,
@@ -361,22 +386,37 @@ impl<R: Read> FileOf<R> {
                 && entry.path == path
                 && let super::Kind::File { size_bytes, .. } = entry.kind
             {
-                return Ok(FileOf { tar, size_bytes });
+                let content = Content::Tar(Box::new(tar));
+                return Ok(FileOf {
+                    content,
+                    size_bytes,
+                });
             }
         }
-        Ok(FileOf { tar, size_bytes: 0 })
+        Ok(FileOf {
+            content: Content::Tar(Box::new(tar)),
+            size_bytes: 0,
+        })
     }
 
     /// So much of what is left, or all.
     fn rest(&mut self, bytes: usize) -> Result<Vec<u8>, LayerError> {
         let mut out = Vec::new();
+        let tar = match &mut self.content {
+            Content::Tar(tar) => tar,
+            Content::File(file, path) => {
+                let read = file.take(bytes as u64).read_to_end(&mut out);
+                read.map_err(|e| LayerError::file("read", path, e))?;
+                return Ok(out);
+            }
+        };
         while out.len() < bytes {
             let room = bytes - out.len();
-            match self.tar.data()? {
+            match tar.data()? {
                 Data::Bytes(data) => {
                     let count = data.len().min(room);
                     out.extend_from_slice(&data[..count]);
-                    self.tar.consume(count);
+                    tar.consume(count);
                 }
                 Data::Hole(count) => {
                     let count = usize::try_from(count).map_or(room, |count| count.min(room));
@@ -505,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_found_in_blobs() {
+    fn files_are_found_in_blobs_and_trees() {
         let blob = |texts: &[(&str, Vec<u8>)]| {
             let mut tar = tar::Builder::new(Vec::new());
             for (path, data) in texts {
@@ -521,19 +561,37 @@ mod tests {
             data.push(last);
             data
         };
-        let one = blob(&[
+        let one = [
             ("a", b"1".to_vec()),
             ("d/big", big(b'a')),
             ("z", Vec::new()),
-        ]);
-        let two = blob(&[
+        ];
+        let two = [
             ("a", b"1".to_vec()),
             ("d/big", big(b'b')),
             ("z", b"!".to_vec()),
-        ]);
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let stored = |name: &str, texts: &[(&str, Vec<u8>)], tree: bool| {
+            let top = dir.path().join(name);
+            std::fs::create_dir_all(top.join("d")).unwrap();
+            if tree {
+                for (path, data) in texts {
+                    std::fs::write(top.join(path), data).unwrap();
+                }
+                return Stored::Tree(Root::open(&top).unwrap());
+            }
+            std::fs::write(top.join("blob"), blob(texts)).unwrap();
+            Stored::Blob(File::open(top.join("blob")).unwrap())
+        };
         let differ = |path: &str| {
-            let found = content_difference(&one[..], &two[..], path.as_bytes(), 1 << 30);
-            found.unwrap().map(|d| d.to_string())
+            let found = [(false, false), (false, true), (true, true)].map(|(a, b)| {
+                let (one, two) = (stored("one", &one, a), stored("two", &two, b));
+                let found = content_difference(one, two, path.as_bytes(), 1 << 30);
+                found.unwrap().map(|d| d.to_string())
+            });
+            assert!(found[0] == found[1] && found[1] == found[2], "{found:?}");
+            found[0].clone()
         };
         assert_eq!(differ("a"), None);
         assert_eq!(

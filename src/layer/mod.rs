@@ -45,13 +45,13 @@ mod toc;
 mod tree;
 mod unpack;
 
-pub use compare::{Difference, PathDifference, compare, content_difference};
+pub use compare::{Difference, PathDifference, Stored, compare, content_difference};
 pub use compress::{Compression, Decoder, Format, Level};
 pub use diff::{DiffOptions, diff};
 pub use entry::{Change, Entry, Kind, Meta, Source};
 pub use error::{LayerError, TarFault};
 pub use leaks::{Form, Leak, MIN_SECRET_BYTES, Needles};
-pub use pack::{Materialise, PackOptions, Packed, Times, pack, pack_after};
+pub use pack::{Materialise, PackOptions, Packed, Times, pack, pack_after, pack_tree};
 pub use record::{EntryRef, KindRef};
 pub use repack::{Repacked, repack};
 pub use reuse::{BlockTable, Earlier};

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use super::blocks::{Blocks, Stop, Written, write};
 use super::entry::path_order;
@@ -144,6 +145,31 @@ pub fn pack_after(
         notes,
         blocks: BlockTable::new(options.compression, written.blocks),
     })
+}
+
+/// Packs the layer that `toc` tells, whose files' contents are below `root`: an unpacked layer. All else is taken from the table,
+/// so it does not matter what the tree could not have (owners, devices) or has besides. The bytes are those that [`pack()`] made
+/// when it made the table.
+///
+/// A file that has not the content that the table says is an error; whether table and tree are the layer that was asked for, the
+/// diffID says.
+pub fn pack_tree(
+    toc: &Toc,
+    root: &Root,
+    blob: impl Write + Send,
+    options: &PackOptions,
+) -> Result<Packed, LayerError> {
+    let change = |entry: Entry| Change {
+        source: match entry.kind {
+            Kind::File { .. } => Source::File {
+                root: Arc::clone(root.fd()),
+                path: entry.path.clone(),
+            },
+            _ => Source::None,
+        },
+        entry,
+    };
+    pack(toc.entries().map(change).collect(), blob, options, None)
 }
 
 /// Fails if a file has not the content that its entry promised.
@@ -306,7 +332,6 @@ fn stream(
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
-    use std::sync::Arc;
 
     use super::super::compress::BLOCK_BYTES;
     use super::*;
@@ -442,6 +467,76 @@ mod tests {
                 assert_eq!(repacked.unwrap().digest, direct.digest);
                 assert!(anew == blob);
             }
+        }
+    }
+
+    #[test]
+    fn an_unpacked_layer_makes_the_same_blob() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Materialise {
+            root: Root::open(dir.path()).unwrap(),
+            // What an ordinary user's tree has least of: owners are attributes, devices are missing.
+            tree: TreeOptions {
+                ownership: crate::layer::Ownership::Xattr,
+                whiteouts: crate::layer::Whiteouts::OverlayUser,
+                devices: crate::layer::Devices::Skip,
+            },
+        };
+        let other = |path: &str, kind| {
+            let mut change = bytes(path, b"");
+            change.entry.kind = kind;
+            change.entry.meta.uid = 70_000;
+            change.source = Source::None;
+            change
+        };
+        let directory = |opaque| Kind::Directory {
+            opaque,
+            implied: false,
+        };
+        let all = || {
+            let mut all = changes();
+            all.extend([
+                other("dir", directory(false)),
+                bytes("dir/file", b"x"),
+                bytes("implied/file", b"y"),
+                other("opaque", directory(true)),
+                other("opaque/gone", Kind::Whiteout),
+                other("device", Kind::CharDevice { major: 1, minor: 3 }),
+                other("pipe", Kind::Fifo),
+                other(
+                    "link",
+                    Kind::Symlink {
+                        target: b"dir/file".to_vec(),
+                    },
+                ),
+                other(
+                    "second",
+                    Kind::HardLink {
+                        target: b"dir/file".to_vec(),
+                    },
+                ),
+            ]);
+            all[3].entry.meta.xattrs = vec![(b"security.capability".to_vec(), vec![1; 20])];
+            all
+        };
+        for compression in [
+            Compression::None,
+            Compression::default(),
+            Compression::zstd(None).unwrap(),
+        ] {
+            let options = PackOptions {
+                compression,
+                ..PackOptions::default()
+            };
+            let (mut at_once, mut late) = (Vec::new(), Vec::new());
+            let first = pack(all(), &mut at_once, &options, Some(&target)).unwrap();
+            let root = Root::open(dir.path()).unwrap();
+            let again = pack_tree(&first.toc, &root, &mut late, &options).unwrap();
+            assert!(at_once == late && first.diff_id == again.diff_id);
+            assert_eq!(first.toc, again.toc);
+            std::fs::write(dir.path().join("dir/file"), b"z").unwrap();
+            let error = pack_tree(&first.toc, &root, io::sink(), &options).unwrap_err();
+            assert!(matches!(error, LayerError::Changed { path, .. } if path == "dir/file"));
         }
     }
 

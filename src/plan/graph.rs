@@ -1,5 +1,6 @@
 //! The build graph: what to do, to what, and what comes of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -301,6 +302,18 @@ impl Graph {
     /// The vertex.
     pub fn vertex(&self, id: VertexId) -> &Vertex {
         &self.vertices[id.0]
+    }
+
+    /// The vertices whose layers are in an output.
+    pub fn in_outputs(&self) -> BTreeSet<VertexId> {
+        let mut found = BTreeSet::new();
+        for output in &self.outputs {
+            let mut at = output.vertex;
+            while let Some(id) = at.filter(|id| found.insert(*id)) {
+                at = self.vertex(id).base;
+            }
+        }
+        found
     }
 
     /// Everything a vertex reads: its base first, then the origins of its files, each once.

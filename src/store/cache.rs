@@ -36,7 +36,7 @@ pub struct Record {
     /// below (`COPY --link`).
     #[serde(default)]
     pub below: Option<ChainId>,
-    /// The layer as it is pushed; `None` while it is only unpacked.
+    /// The layer as it is pushed; `None` while it is only unpacked: no image has it yet.
     pub blob: Option<Descriptor>,
     /// When it was made, seconds since 1970, UTC.
     pub created: i64,
@@ -126,6 +126,19 @@ impl Store {
         };
         let bytes = serde_json::to_vec(&record).expect("no field of a record fails to serialise");
         self.replace_unflushed(&self.record_path(&record.record.key), &bytes)
+    }
+
+    /// Says that the result of `key`, which was only unpacked, is in `blob`, too. `Ok` means: nothing, or that the record, if it is
+    /// still there, keeps the blob.
+    pub fn cache_packed(&self, key: &Digest, blob: &Descriptor) -> Result<(), StoreError> {
+        let path = self.record_path(key);
+        let Some(record) = read_record(&path)?.filter(|r| r.blob.is_none()) else {
+            return Ok(());
+        };
+        self.cache_put(&Record {
+            blob: Some(blob.clone()),
+            ..record
+        })
     }
 
     /// All records that can be read, in the order in which they were last of use: what an explanation of a miss compares with.

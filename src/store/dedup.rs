@@ -18,14 +18,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{
-    CWD, Gid, Mode, RenameFlags, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fsetxattr,
-    futimens, ioctl_ficlone, lgetxattr, llistxattr, renameat_with, statvfs,
-};
+use rustix::fs::{CWD, RenameFlags, futimens, ioctl_ficlone, renameat_with, statvfs};
 use rustix::io::Errno;
 use serde::Serialize;
 
 use super::layers::read_toc;
+use super::linked::{attributes, give_meta, times};
 use super::remove::remove_tree;
 use super::{Store, StoreError, list};
 use crate::layer::{KindRef, Toc};
@@ -334,29 +332,6 @@ fn stat(path: &Path) -> Result<Option<Metadata>, StoreError> {
     }
 }
 
-/// Extended attributes: name and value.
-type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// A path's extended attributes, sorted.
-fn attributes(path: &Path) -> Result<Attributes, StoreError> {
-    // Linux's bounds on the list and on a value (xattr(7)): 64 KiB.
-    let mut names = vec![0u8; 64 << 10];
-    let count = match llistxattr(path, &mut names) {
-        Ok(count) => count,
-        Err(Errno::OPNOTSUPP) => 0,
-        Err(errno) => return Err(StoreError::call("list attributes of", path)(errno)),
-    };
-    let mut value = vec![0u8; 64 << 10];
-    let mut all = Vec::new();
-    for name in names[..count].split(|c| *c == 0).filter(|n| !n.is_empty()) {
-        let count = lgetxattr(path, name, &mut value)
-            .map_err(StoreError::call("read attributes of", path))?;
-        all.push((name.to_vec(), value[..count].to_vec()));
-    }
-    all.sort();
-    Ok(all)
-}
-
 /// Whether two files are the same in everything that a link would make one.
 fn same_meta(own: &Path, a: &Metadata, other: &Path, b: &Metadata) -> Result<bool, StoreError> {
     let of = |m: &Metadata| {
@@ -388,31 +363,6 @@ fn same_bytes(one: &Path, other: &Path) -> Result<bool, StoreError> {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
             Err(e) => return Err(StoreError::file("read", other)(e)),
         }
-    }
-}
-
-/// Gives a new file or directory what an old one has. The owner first, which clears set-id bits and attributes; the time last.
-fn give_meta(old: &Path, meta: &Metadata, file: &File, new: &Path) -> Result<(), StoreError> {
-    let call = |action| StoreError::call(action, new);
-    let (uid, gid) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
-    fchown(file, Some(uid), Some(gid)).map_err(call("set the owner of"))?;
-    for (name, value) in attributes(old)? {
-        fsetxattr(file, name.as_slice(), &value, XattrFlags::empty())
-            .map_err(call("set attributes of"))?;
-    }
-    fchmod(file, Mode::from_raw_mode(meta.mode() & 0o7777)).map_err(call("set the mode of"))?;
-    futimens(file, &times(meta)).map_err(call("set the time of"))
-}
-
-/// When it was read and changed last.
-fn times(meta: &Metadata) -> Timestamps {
-    let time = |seconds, nanoseconds| Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds,
-    };
-    Timestamps {
-        last_access: time(meta.atime(), meta.atime_nsec()),
-        last_modification: time(meta.mtime(), meta.mtime_nsec()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::cache::read_record;
 use super::gc::Marks;
 use super::{Freed, Store, StoreError, list};
 
@@ -31,7 +32,7 @@ pub struct DiskUsage {
     pub images: u64,
     /// Compressed layers, configurations, manifests. Reclaimable: what no named image needs.
     pub blobs: Share,
-    /// Unpacked layers. Reclaimable: all of them, since they come back from blobs.
+    /// Unpacked layers. Reclaimable: those that come back from blobs.
     pub layers: Share,
     /// The build cache's records and hints, and how images came to be. Reclaimable: all but the latter.
     pub cache: Share,
@@ -105,10 +106,24 @@ impl Store {
                 usage.blobs.reclaimable_bytes += if needed { 0 } else { cost.bytes };
             }
         }
+        let mut pinned = Marks::default();
+        for path in list(&root.join("cache/records"))? {
+            if let Some(record) = read_record(&path)? {
+                pinned.record(&record);
+            }
+        }
+        for step in self.failed_steps()? {
+            step.mark(&mut pinned);
+        }
         for path in list(&root.join("layers"))? {
             // A table of contents alone is no unpacked layer.
             usage.layers.count += u64::from(path.join("fs").exists());
-            usage.layers.bytes += disk_usage(&path, &mut inodes)?.bytes;
+            let bytes = disk_usage(&path, &mut inodes)?.bytes;
+            usage.layers.bytes += bytes;
+            let name = path.file_name().and_then(|n| n.to_str());
+            if !name.is_some_and(|name| pinned.only_unpacked.contains(name)) {
+                usage.layers.reclaimable_bytes += bytes;
+            }
         }
         usage.cache.count = list(&root.join("cache/records"))?.len() as u64;
         usage.cache.bytes = disk_usage(&root.join("cache"), &mut inodes)?.bytes;
@@ -118,12 +133,7 @@ impl Store {
         usage.failed.bytes = disk_usage(&root.join("failed"), &mut inodes)?.bytes;
         usage.work.count = list(&root.join("work"))?.len() as u64;
         usage.work.bytes = disk_usage(&root.join("work"), &mut inodes)?.bytes;
-        for share in [
-            &mut usage.layers,
-            &mut usage.cache,
-            &mut usage.mounts,
-            &mut usage.failed,
-        ] {
+        for share in [&mut usage.cache, &mut usage.mounts, &mut usage.failed] {
             share.reclaimable_bytes = share.bytes;
         }
         usage.cache.bytes += disk_usage(&root.join("lineage"), &mut inodes)?.bytes;

@@ -124,6 +124,11 @@ pub enum StoreError {
     /// A layer that is not the one its image promises.
     #[error(transparent)]
     DiffId(Box<DiffIdError>),
+    /// A layer that was there unpacked only, and is not any more.
+    #[error(
+        "the unpacked layer {0} is gone from the store; build again, and its step is made anew"
+    )]
+    MissingLayer(DiffId),
     /// A file system is mounted where something was to be removed.
     #[error("cannot remove {path}: something is mounted there", path = .0.display())]
     Mounted(PathBuf),

@@ -20,8 +20,8 @@ use super::gc::Marks;
 use super::lock::{self, Hold};
 use super::remove::{Freed, remove_tree};
 use super::work::open_directory;
-use super::{LayerId, Store, StoreError, Usage, list};
-use crate::oci::{ChainId, Descriptor, DiffId, Digest};
+use super::{LayerId, StackLayer, Store, StoreError, Usage, list};
+use crate::oci::{ChainId, Digest};
 
 /// The folder of the store.
 const FOLDER: &str = "failed";
@@ -55,9 +55,6 @@ impl Default for FailedBounds {
         }
     }
 }
-
-/// A layer of a stack: its blob, and what it is unpacked as.
-pub type StackLayer = (Descriptor, DiffId);
 
 /// What a failed step was.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -113,7 +110,10 @@ impl FailedStep {
         for stack in &self.stacks {
             let mut below: Option<ChainId> = None;
             for (blob, diff_id) in stack {
-                marks.blobs.insert(blob.digest);
+                match blob {
+                    Some(blob) => drop(marks.blobs.insert(blob.digest)),
+                    None => marks.only_unpacked(diff_id),
+                }
                 let chain = super::layers::chain(*diff_id, below);
                 for id in [LayerId::Diff(*diff_id), LayerId::Chain(chain)] {
                     marks.layers.insert(id.file_name());
@@ -437,7 +437,7 @@ mod tests {
         let needed = record(&store, "needed");
         let blob = needed.blob.clone().unwrap();
         let (work, mut draft) = draft(&store, "step", 4096);
-        draft.stacks = vec![vec![(blob.clone(), needed.diff_id)]];
+        draft.stacks = vec![vec![(Some(blob.clone()), needed.diff_id)]];
         let step = store.keep_failed(draft, &FailedBounds::default()).unwrap();
         drop(work);
         let usage = store.df().unwrap();

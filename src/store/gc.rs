@@ -38,7 +38,7 @@ pub struct PruneOptions {
     pub images: PruneImages,
     /// The build cache, with the layers that only it holds.
     pub build_cache: bool,
-    /// Unpacked layers, which come back from their blobs.
+    /// Unpacked layers that come back from their blobs. Those without one, which only other stages read, stay with their records.
     pub unpacked: bool,
     /// Directories of cache mounts.
     pub cache_mounts: bool,
@@ -102,6 +102,8 @@ pub(super) struct Marks {
     pub(super) blobs: HashSet<Digest>,
     /// Names in `layers/`.
     pub(super) layers: HashSet<String>,
+    /// Names in `layers/` of those that have no blob to come back from.
+    pub(super) only_unpacked: HashSet<String>,
 }
 
 impl Marks {
@@ -109,8 +111,16 @@ impl Marks {
         self.layers.insert(id.file_name());
     }
 
-    fn record(&mut self, record: &Record) {
-        self.blobs.extend(record.blob.iter().map(|b| b.digest));
+    /// Marks a layer that is there as a directory alone.
+    pub(super) fn only_unpacked(&mut self, layer: &DiffId) {
+        self.only_unpacked.insert(LayerId::Diff(*layer).file_name());
+    }
+
+    pub(super) fn record(&mut self, record: &Record) {
+        match &record.blob {
+            Some(blob) => drop(self.blobs.insert(blob.digest)),
+            None => self.only_unpacked(&record.diff_id),
+        }
         self.layer(LayerId::Diff(record.diff_id));
         let chain = super::layers::chain(record.diff_id, record.below);
         self.layer(LayerId::Chain(chain));
@@ -226,10 +236,8 @@ impl Store {
         }
         report.blobs = self.sweep_blobs(&marks, &mut sweep)?;
         // An unpacked layer comes back from its blob, if it has one.
-        let only_unpacked = records.iter().filter(|k| k.record.blob.is_none());
-        let pinned: HashSet<String> = only_unpacked.map(|k| k.record.diff_id.0.hex()).collect();
         let unpacked = |path: &Path| {
-            let chosen = options.unpacked && !pinned.contains(file_name(path));
+            let chosen = options.unpacked && !marks.only_unpacked.contains(file_name(path));
             match options.until.filter(|_| chosen) {
                 Some(until) => modified(path).map(|made| made < until),
                 None => Ok(chosen),

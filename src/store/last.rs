@@ -15,8 +15,8 @@ use crate::oci::{Descriptor, DiffId, Digest};
 pub struct LastLayer {
     /// The layer.
     pub diff_id: DiffId,
-    /// Its blob.
-    pub blob: Descriptor,
+    /// Its blob, if it has one.
+    pub blob: Option<Descriptor>,
     /// The blocks of the blob.
     pub blocks: BlockTable,
 }
@@ -88,7 +88,7 @@ mod tests {
         store.cache_put(&made).unwrap();
         let last = LastLayer {
             diff_id: made.diff_id,
-            blob: made.blob.clone().unwrap(),
+            blob: made.blob.clone(),
             blocks: BlockTable::default(),
         };
         let step = Digest::of(b"COPY . .");

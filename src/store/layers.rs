@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use super::linked::copy_by_links;
 use super::remove::remove_tree;
 use super::{KeyLock, Store, StoreError, locked};
 use crate::layer::Toc;
@@ -198,6 +199,26 @@ impl Store {
     ) -> Result<Arc<Layer>, StoreError> {
         let _lock = self.layer_lock(diff_id)?;
         self.publish_as(LayerId::Diff(*diff_id), diff_id, dir, toc)
+    }
+
+    /// The same of a directory that steps stand on and that has more than the layer: what the layer has is linked into a directory
+    /// of its own, and `dir` stays as it is.
+    pub fn publish_linked(
+        &self,
+        dir: &Path,
+        toc: Arc<Toc>,
+        diff_id: &DiffId,
+    ) -> Result<Arc<Layer>, StoreError> {
+        if let Some(layer) = self.layer(&LayerId::Diff(*diff_id))? {
+            return Ok(layer);
+        }
+        let work = self.scratch()?;
+        let staging = work.directory("layer")?;
+        let fs = staging.join("fs");
+        let layer =
+            copy_by_links(dir, &fs, &toc).and_then(|()| self.publish_layer(&fs, toc, diff_id));
+        remove_tree(&staging)?;
+        layer
     }
 
     /// Puts a layer in place under `id`. The caller holds the lock of `diff_id`.

@@ -6,8 +6,9 @@
 //!                            as annotations dev.strata.image.id and dev.strata.image.size, so that a listing reads no more
 //!   blobs/sha256/<hex>       manifests, configs, layers as they are pushed and pulled
 //!   layers/<diffID>/         an unpacked layer; chain-<chainID>/ for one that leans on those below it
-//!     fs/                    the unpacked changeset, an overlay lower directory, immutable; may be pruned; its files may be
-//!                            further names of another layer's that are the same
+//!     fs/                    the unpacked changeset, an overlay lower directory, immutable; its files may be further names of
+//!                            another layer's that are the same; may be pruned, unless a record or failed step has the
+//!                            layer without a blob: then it is all there is of it
 //!     toc                    its table of contents; stays when fs/ is pruned
 //!     boot                   the boot that wrote it, until it is flushed: it counts in no other
 //!   cache/records/<key>      build cache: key ► layer, with the labelled inputs of the key; mtime = last use
@@ -59,6 +60,7 @@ mod index;
 mod last;
 mod layers;
 mod lineage;
+mod linked;
 mod links;
 mod listing;
 mod lock;
@@ -88,7 +90,7 @@ pub use check::{CheckDepth, CheckReport, Finding, Problem, Severity};
 pub use dedup::DedupApplied;
 pub use df::{DiskUsage, Share};
 pub use error::{DiffIdError, StoreError};
-pub use failed::{Failed, FailedBounds, FailedDraft, FailedStep, StackLayer};
+pub use failed::{Failed, FailedBounds, FailedDraft, FailedStep};
 pub use files::{FileHashes, FileStamp};
 pub use gc::{PruneImages, PruneOptions, PruneReport};
 pub use last::LastLayer;
@@ -99,7 +101,7 @@ pub use mounts::{CacheMount, Sharing};
 pub use names::{Image, Named};
 pub use remove::Freed;
 pub use sink::{StoreSink, StoreSource};
-pub use unpack::OnBytes;
+pub use unpack::{OnBytes, StackLayer};
 pub use work::Work;
 
 use crate::layer::Toc;

@@ -21,6 +21,9 @@ use crate::oci::{Algorithm, ChainId, Descriptor, DiffId};
 /// a hostile one could ask for.
 const MAX_UNPACKED_BYTES: u64 = 1 << 40;
 
+/// A layer of a stack: its blob, and what it is unpacked as; without a blob it is there unpacked.
+pub type StackLayer = (Option<Descriptor>, DiffId);
+
 /// Who hears how much of a blob was read: called with the bytes since the last call, from several threads.
 pub type OnBytes<'a> = &'a (dyn Fn(u64) + Sync);
 
@@ -104,6 +107,17 @@ impl Store {
         layers: &[(Descriptor, DiffId)],
         on_bytes: OnBytes<'_>,
     ) -> Result<Vec<Arc<Layer>>, StoreError> {
+        let layers = layers.iter().cloned();
+        let layers: Vec<_> = layers.map(|(blob, id)| (Some(blob), id)).collect();
+        self.unpack_stack(&layers, on_bytes)
+    }
+
+    /// The same of a stack of which some layers may have no blob.
+    pub fn unpack_stack(
+        &self,
+        layers: &[StackLayer],
+        on_bytes: OnBytes<'_>,
+    ) -> Result<Vec<Arc<Layer>>, StoreError> {
         let mut chains = Vec::with_capacity(layers.len());
         let mut below = None;
         for (_, diff_id) in layers {
@@ -122,7 +136,10 @@ impl Store {
                 let Some((descriptor, diff_id)) = layers.get(at) else {
                     return;
                 };
-                let result = self.unpack_alone(descriptor, diff_id, chains[at], on_bytes);
+                let result = match descriptor {
+                    Some(blob) => self.unpack_alone(blob, diff_id, chains[at], on_bytes),
+                    None => self.unpacked(diff_id, chains[at]).map(Alone::Done),
+                };
                 if result.is_err() {
                     // Nobody starts another.
                     next.store(layers.len(), Ordering::Relaxed);
@@ -146,10 +163,11 @@ impl Store {
         }
         let mut done: Vec<Arc<Layer>> = Vec::with_capacity(layers.len());
         for (at, (result, (descriptor, diff_id))) in results.into_iter().zip(layers).enumerate() {
-            let layer = match result {
-                Some(Ok(Alone::Done(layer))) => layer,
+            let layer = match (result, descriptor) {
+                (Some(Ok(Alone::Done(layer))), _) => layer,
+                (_, None) => self.unpacked(diff_id, chains[at])?,
                 // Those below it are there now.
-                _ => self.unpack_on(descriptor, diff_id, chains[at], &done, on_bytes)?,
+                (_, Some(blob)) => self.unpack_on(blob, diff_id, chains[at], &done, on_bytes)?,
             };
             done.push(layer);
         }
@@ -217,6 +235,12 @@ impl Store {
         });
         remove_tree(&target)?;
         result
+    }
+
+    // A layer that has no blob.
+    fn unpacked(&self, diff_id: &DiffId, below: Option<ChainId>) -> Result<Arc<Layer>, StoreError> {
+        self.layer_on(diff_id, below)?
+            .ok_or(StoreError::MissingLayer(*diff_id))
     }
 
     fn side(&self, failed: Side, descriptor: &Descriptor) -> StoreError {

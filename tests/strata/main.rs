@@ -9,6 +9,7 @@
 //! concurrent    many processes, one store
 //! interrupted   Ctrl-C and kill -9
 //! sharing       dedup --apply on ext4, xfs and btrfs, killed, beside builds, without root
+//! inputs        layers that no output has
 //! debug         what failed steps leave, under a terminal; terminal: one for a test
 //! same_bytes    one build, one digest, whoever builds; reproducible: twenty more, and build --verify
 //! foreign       RUN for another machine, under qemu-user
@@ -44,6 +45,7 @@ mod floors;
 mod foreign;
 mod git;
 mod image;
+mod inputs;
 mod interrupted;
 mod lab;
 mod lint;
