@@ -27,7 +27,7 @@ case $target in
     tar) length=16384 ;;
     words) length=512 ;;
     ignore) length=1024 ;;
-    reference) length=400 ;;
+    reference | rules) length=400 ;;
 esac
 
 # testdata/ as seeds: names by content, so that a second run adds nothing.

@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::plan::graph::{CopyOp, CopySource, Op, Origin, Output, VertexId};
 use crate::plan::redacted;
-use crate::store::{Copied, CopyOrigin, Lineage, Made, PathBytes};
+use crate::store::{
+    Copied, CopyOrigin, FromLine, Lineage, Made, Origin as LineageOrigin, PathBytes,
+};
 
 use super::BuildError;
 use super::engine::Engine;
@@ -89,6 +91,7 @@ impl Engine<'_> {
         manifest: &crate::oci::Digest,
     ) -> Result<(), BuildError> {
         let mut layers = Vec::new();
+        let (mut base_layers, mut from) = (0, None);
         let mut next = output.vertex;
         while let Some(id) = next {
             let vertex = self.vertex_of(id);
@@ -98,6 +101,13 @@ impl Engine<'_> {
                 let known = self.store.lineage(&image.manifest.digest)?;
                 let mut known = known.unwrap_or_default().layers;
                 known.resize(image.layers.len(), None);
+                base_layers = image.layers.len();
+                from = (!vertex.lines.is_empty()).then(|| FromLine {
+                    image: image.name.clone(),
+                    line: vertex.lines.start,
+                    end_line: vertex.lines.end - 1,
+                    stage: vertex.stage.clone(),
+                });
                 layers.extend(known.into_iter().rev());
                 continue;
             }
@@ -111,7 +121,15 @@ impl Engine<'_> {
             }));
         }
         layers.reverse();
-        let lineage = Lineage { layers };
+        let lineage = Lineage {
+            layers,
+            origin: Some(LineageOrigin {
+                dockerfile: self.request.dockerfile.clone(),
+                path: self.request.dockerfile_path.clone().map(PathBytes),
+                base_layers,
+                from,
+            }),
+        };
         if self.store.lineage(manifest)?.as_ref() != Some(&lineage) {
             self.store.put_lineage(manifest, &lineage)?;
         }

@@ -115,6 +115,8 @@ pub struct Request<'a> {
     pub image: ImageOptions,
     /// How reports call the Dockerfile.
     pub dockerfile: String,
+    /// Where it is, if it is a file of this machine: absolute. Reports find its folder by it.
+    pub dockerfile_path: Option<Vec<u8>>,
     /// Which Dockerfile and context this is, among all that the store's records are of: a digest of what they are called.
     /// Explanations look there first.
     pub build: Digest,

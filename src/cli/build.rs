@@ -287,6 +287,10 @@ impl Build<'_> {
             http: self.http.clone(),
             image: image_options(self.request, None)?,
             dockerfile: text.name.clone(),
+            dockerfile_path: text
+                .host_path()
+                .and_then(|path| std::path::absolute(path).ok())
+                .map(|path| path.into_os_string().into_encoded_bytes()),
             build: self.identity(),
             no_cache: self.request.plan.no_cache,
             explain: self.request.explain,

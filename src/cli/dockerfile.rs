@@ -218,6 +218,14 @@ fn limited(stream: impl Read) -> io::Result<String> {
 }
 
 impl Text {
+    /// The file of the host that it was read from, if it was one.
+    pub(crate) fn host_path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Host(path) => Some(path),
+            Place::Context(_) | Place::Stream => None,
+        }
+    }
+
     /// The ignore file that counts for the build context: the Dockerfile's own (`NAME.dockerignore` beside it), else the
     /// context's. With the name that messages call it by.
     pub(crate) fn ignore(&self, base: Base<'_>) -> Result<Option<(Ignore, String)>, CliError> {

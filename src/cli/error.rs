@@ -6,6 +6,7 @@ use std::io;
 
 use strata::build::BuildError;
 use strata::dockerfile::with_causes;
+use strata::inspect::InspectError;
 use strata::store::StoreError;
 
 use super::values::FlagError;
@@ -18,6 +19,8 @@ pub(crate) mod exit {
     pub(crate) const FAILED: u8 = 1;
     /// The command line cannot be understood.
     pub(crate) const USAGE: u8 = 2;
+    /// `layers`: the image breaks a rule of `--fail-on`.
+    pub(crate) const RULE_BROKEN: u8 = 3;
     /// `run`: strata failed before the command began.
     pub(crate) const RUN_FAILED: u8 = 125;
     /// `run`: the command cannot be executed.
@@ -34,6 +37,7 @@ Exit codes:
   0    it worked
   1    the operation failed
   2    the command line is wrong
+  3    layers: the image breaks a rule of --fail-on
   125  run, debug: strata failed before the command began
   126  run, debug: the command cannot be executed
   127  run, debug: there is no such command
@@ -52,6 +56,14 @@ pub(crate) enum CliError {
     /// Arguments that do not go together.
     #[error("{0}")]
     Usage(String),
+    /// Rules that cannot be understood.
+    #[error("{what}")]
+    Rules {
+        /// Where and why, with the line.
+        what: String,
+        /// What to write instead.
+        hint: Option<String>,
+    },
     /// Something was attempted.
     #[error("cannot {doing}")]
     Cannot {
@@ -124,7 +136,7 @@ impl CliError {
     /// The process's exit code.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Flag(_) | CliError::Usage(_) => exit::USAGE,
+            CliError::Flag(_) | CliError::Usage(_) | CliError::Rules { .. } => exit::USAGE,
             CliError::Run { code, .. } | CliError::Exit(code) => *code,
             CliError::Debug { .. } => exit::RUN_FAILED,
             CliError::Interrupted => exit::INTERRUPTED,
@@ -156,6 +168,9 @@ impl CliError {
     fn hint(&self) -> Option<String> {
         if let CliError::Usage(_) | CliError::Flag(_) = self {
             return Some("see strata COMMAND --help".to_owned());
+        }
+        if let CliError::Rules { hint, .. } = self {
+            return hint.clone();
         }
         if let CliError::Differ { only_times, .. } = self {
             let hint = "only times differ: --timestamp SECONDS gives all files and the image one";
@@ -189,6 +204,9 @@ fn hint_for(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(StoreError::NoSuchFailedStep(_)) = error.downcast_ref::<StoreError>() {
         return Some("strata debug --list shows what is kept".to_owned());
+    }
+    if let Some(InspectError::NoBase { .. }) = error.downcast_ref::<InspectError>() {
+        return Some("--base IMAGE names the base".to_owned());
     }
     let io = error.downcast_ref::<io::Error>()?;
     let hint = match io.kind() {

@@ -1,11 +1,13 @@
 //! Results on standard output: tables as docker prints them, JSON, and the units people read.
 
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::error::CliError;
+use super::error::{CliError, Doing as _};
 
 /// How a listing is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -38,6 +40,23 @@ pub(crate) fn print_json<T: Serialize + ?Sized>(value: &T) -> Result<(), CliErro
     })?;
     text.push(b'\n');
     print(text)
+}
+
+/// Writes a document that was asked for by its file, whole or not at all; `-` is standard output.
+pub(crate) fn write_document(path: &Path, text: impl AsRef<[u8]>) -> Result<(), CliError> {
+    if path == Path::new("-") {
+        return print(text);
+    }
+    let doing = || format!("write {}", path.display());
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    // Readable by others like any file that a command writes.
+    let mut temp = tempfile::Builder::new()
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
+        .doing(doing)?;
+    temp.write_all(text.as_ref()).doing(doing)?;
+    temp.persist(path).doing(doing)?;
+    Ok(())
 }
 
 /// Says something on standard error that is no result. Nobody can be told of a failure there, so it is let go.

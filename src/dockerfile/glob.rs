@@ -3,7 +3,7 @@
 //! A pattern is compiled once; matching follows all ways at once, so its time is at most that of pattern times path. `*`
 //! and `?` do not match a slash. Paths are bytes; a byte that is no UTF-8 is a character of its own.
 
-/// A compiled pattern without `**`.
+/// A compiled pattern.
 #[derive(Clone, Debug)]
 pub struct Pattern(Program);
 
@@ -11,6 +11,11 @@ impl Pattern {
     /// Compiles a pattern.
     pub fn new(text: &str) -> Result<Pattern, GlobError> {
         Program::new(text, Stars::Single).map(Pattern)
+    }
+
+    /// The same with `**`: before a slash any number of directories, at the end anything.
+    pub fn deep(text: &str) -> Result<Pattern, GlobError> {
+        Program::new(text, Stars::Double).map(Pattern)
     }
 
     /// Whether it matches the whole path, or the whole name.

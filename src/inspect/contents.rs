@@ -10,7 +10,7 @@ use crate::image::Source;
 use crate::layer::tar::WhiteoutNames;
 use crate::layer::{Scanned, Toc, scan};
 use crate::oci::{Descriptor, DiffId};
-use crate::store::{Made, Store};
+use crate::store::{Made, Origin, Store};
 
 /// The most one layer may unpack to, holes of sparse files included: as much as the store takes.
 pub(super) const MAX_UNPACKED_BYTES: u64 = 1 << 40;
@@ -25,6 +25,8 @@ pub struct Contents {
     pub documents: Documents,
     /// Its layers, bottom first.
     pub layers: Vec<LayerContents>,
+    /// The Dockerfile and its base, where the image was built here.
+    pub origin: Option<Origin>,
     /// How many bytes of layers were read (compressed) because no table of contents was at hand.
     pub read_bytes: u64,
 }
@@ -69,7 +71,8 @@ impl Contents {
             Some(store) => store.lineage(&documents.descriptor.digest)?,
             None => None,
         };
-        let mut made = lineage.map(|l| l.layers).unwrap_or_default().into_iter();
+        let lineage = lineage.unwrap_or_default();
+        let mut made = lineage.layers.into_iter();
         let steps = documents.config.history.iter().filter(|h| !h.empty_layer);
         let mut steps = steps.map(|h| h.created_by.clone());
         let read_bytes = AtomicU64::new(0);
@@ -91,6 +94,7 @@ impl Contents {
         Ok(Contents {
             documents,
             layers,
+            origin: lineage.origin,
             read_bytes: read_bytes.into_inner(),
         })
     }

@@ -87,6 +87,14 @@ pub enum InspectError {
         /// What it is.
         actual: Box<DiffId>,
     },
+    /// A rule on the Dockerfile's own layers, of an image whose base nobody knows.
+    #[error("cannot judge {rule:?}: it is not known which layers of {image} its base brought")]
+    NoBase {
+        /// How the image is called.
+        image: String,
+        /// The rule.
+        rule: String,
+    },
     /// A folder that was to be compared could not be read.
     #[error("cannot read {}", .path.display())]
     Folder {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use super::bytes::PathText;
+use super::gate::Verdict;
 use super::timeline::{Event, Place, Timeline};
 use super::{Contents, LayerContents};
 use crate::layer::{EntryRef, KindRef};
@@ -24,6 +25,9 @@ pub struct LayersReport<'a> {
     pub totals: Totals,
     /// Bottom first.
     pub layers: Vec<LayerRow<'a>>,
+    /// What rules say of it, if some were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Verdict<'a>>,
 }
 
 /// Which image a report is about.
@@ -359,6 +363,7 @@ impl<'a> LayersReport<'a> {
             image: ImageHead::new(contents),
             totals,
             layers: rows,
+            gate: None,
         }
     }
 }

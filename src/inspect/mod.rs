@@ -8,6 +8,8 @@
 //! Source ─► Documents ─► Contents (tables of contents, lineage) ─► Timeline ─► LayersReport, FilesReport, WhyReport, DiffReport
 //! ```
 //!
+//! [`gate`] holds an image to rules; it takes the words of `dockerfile` for its patterns and suggestions.
+//!
 //! [`images()`] lists a store; [`Documents`] is one image, in whatever medium; [`Contents`] adds what its layers hold; a
 //! [`Timeline`] puts the layers on one another and says what each does. What the store costs on disk is
 //! [`crate::store::Store::df`].
@@ -27,6 +29,7 @@ mod diff;
 mod error;
 mod files;
 mod folder;
+pub mod gate;
 mod image;
 mod images;
 mod instruction;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::gate::{Rules, Secrets, judge};
 use super::testing::{image, toc};
 use super::{DiffReport, FilesReport, LayersReport, Side, Survey, WhyReport};
 use crate::oci::DiffId;
@@ -130,6 +131,14 @@ fn reports_are_as_their_schemas_say() {
     check(layers, &LayersReport::new(&contents, false));
     let value = check(layers, &LayersReport::new(&contents, true));
     assert_eq!(value["layers"][1]["files"][1]["change"], "removed");
+    let rules =
+        Rules::parse("wasted>1B,wasted>90%,layers>1,file>1B,setuid,secret-like,root-user").unwrap();
+    let mut report = LayersReport::new(&contents, false);
+    let secrets = Secrets::by_name(&contents);
+    report.gate = Some(judge(&contents, &report, &rules, &secrets, Some(1)).unwrap());
+    let gate = &check(layers, &report)["gate"];
+    assert_eq!(gate["rules"][0]["violations"][0]["parts"][0]["bytes"], 20);
+    assert_eq!(gate["rules"][3]["violations"][0]["fate"]["deleted"], false);
     let files = check(
         include_str!("schema/files.v1.json"),
         &FilesReport::new(&contents, b""),

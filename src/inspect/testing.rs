@@ -103,6 +103,7 @@ pub(crate) fn image(layers: &[&str]) -> Contents {
             config_bytes,
         },
         layers: all,
+        origin: None,
         read_bytes: 0,
     }
 }

@@ -18,6 +18,37 @@ const VERSION: u32 = 1;
 pub struct Lineage {
     /// One for each layer, bottom first; `None` for a layer that was not built here.
     pub layers: Vec<Option<Made>>,
+    /// The Dockerfile and its base; a lineage of an earlier strata does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// The Dockerfile of an image, and what its target began with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Origin {
+    /// The name of the Dockerfile.
+    pub dockerfile: String,
+    /// Where it was, if it was a file: absolute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBytes>,
+    /// How many layers the base brought: none with `FROM scratch`.
+    pub base_layers: usize,
+    /// The `FROM` that names the base; `None` with `FROM scratch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<FromLine>,
+}
+
+/// A `FROM` with an image.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FromLine {
+    /// The image, as the Dockerfile calls it.
+    pub image: String,
+    /// Its first line, from 1.
+    pub line: u32,
+    /// Its last line.
+    pub end_line: u32,
+    /// The stage's name, or `stage-N`.
+    pub stage: String,
 }
 
 /// What made a layer.
@@ -223,6 +254,17 @@ mod tests {
         };
         let lineage = Lineage {
             layers: vec![None, Some(made(vec![odd]))],
+            origin: Some(Origin {
+                dockerfile: "Dockerfile".to_owned(),
+                path: Some(PathBytes(b"/src/\xff/Dockerfile".to_vec())),
+                base_layers: 1,
+                from: Some(FromLine {
+                    image: "busybox".to_owned(),
+                    line: 1,
+                    end_line: 1,
+                    stage: "stage-0".to_owned(),
+                }),
+            }),
         };
         store.put_lineage(&manifest, &lineage).unwrap();
         assert_eq!(store.lineage(&manifest).unwrap(), Some(lineage));
@@ -233,5 +275,9 @@ mod tests {
         let other = whole.replace("\"version\":1", "\"version\":2");
         std::fs::write(&path, other).unwrap();
         assert_eq!(store.lineage(&manifest).unwrap(), None);
+        // An earlier strata wrote no origin.
+        std::fs::write(&path, r#"{"version":1,"layers":[null]}"#).unwrap();
+        let earlier = store.lineage(&manifest).unwrap().unwrap();
+        assert_eq!((earlier.layers.len(), earlier.origin), (1, None));
     }
 }

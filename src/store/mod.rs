@@ -19,7 +19,7 @@
 //!   cache/steps/<step>       what a step made last, for the next making of it to take from
 //!   cache/listings/<digest>  what the inputs of records held, file by file: read only to explain a miss
 //!   cache/pruned             empty; mtime = when a collection last took records away
-//!   lineage/<manifest>       which lines of which Dockerfile made an image's layers; goes with the image
+//!   lineage/<manifest>       which lines of which Dockerfile made an image's layers, and its base; goes with the image
 //!   mounts/<id>/             RUN --mount=type=cache directories
 //!   failed/<id>/             what a failed step left, for `strata debug`: its files, its output, what it was
 //!   work/<name>/             what a running process is writing; locked while it lives
@@ -95,7 +95,7 @@ pub use files::{FileHashes, FileStamp};
 pub use gc::{PruneImages, PruneOptions, PruneReport};
 pub use last::LastLayer;
 pub use layers::{Layer, LayerId};
-pub use lineage::{Copied, CopyOrigin, Lineage, Made, PathBytes};
+pub use lineage::{Copied, CopyOrigin, FromLine, Lineage, Made, Origin, PathBytes};
 pub use lock::KeyLock;
 pub use mounts::{CacheMount, Sharing};
 pub use names::{Image, Named};

@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
-    ("inspect", &["oci", "layer", "image", "store"]),
+    ("inspect", &["oci", "dockerfile", "layer", "image", "store"]),
     (
         "cli",
         &[

@@ -16,8 +16,6 @@ mod files;
 mod layers;
 mod text;
 
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -29,8 +27,8 @@ use files::{Change, Fate, FileTable, Row};
 pub(crate) use layers::layers;
 use text::Text;
 
-use super::error::{CliError, Doing as _};
-use super::output::print;
+use super::error::CliError;
+use super::output::write_document;
 
 /// Who made it, at its foot.
 const GENERATOR: &str = concat!("strata ", env!("CARGO_PKG_VERSION"));
@@ -139,20 +137,7 @@ pub(crate) struct Finding {
 impl Page {
     /// Writes the page to a file, whole or not at all; `-` is standard output.
     pub(crate) fn write(&self, path: &Path) -> Result<(), CliError> {
-        let html = self.render();
-        if path == Path::new("-") {
-            return print(html);
-        }
-        let doing = || format!("write {}", path.display());
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        // Readable by others like any file that a command writes.
-        let mut temp = tempfile::Builder::new()
-            .permissions(std::fs::Permissions::from_mode(0o666))
-            .tempfile_in(folder.unwrap_or(Path::new(".")))
-            .doing(doing)?;
-        temp.write_all(html.as_bytes()).doing(doing)?;
-        temp.persist(path).doing(doing)?;
-        Ok(())
+        write_document(path, self.render())
     }
 
     /// The whole page.

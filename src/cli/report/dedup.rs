@@ -232,7 +232,7 @@ fn place(part: &LayerPart) -> String {
 }
 
 /// A text in lines of so many characters; a word that is longer is a line of its own.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     for word in text.split(' ') {

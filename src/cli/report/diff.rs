@@ -69,14 +69,18 @@ impl DiffArgs {
             let contents = contents(session, text, self.platform.as_deref())?;
             return Ok(Side::Image(Box::new(contents)));
         };
-        let contents = contents(session, image, self.platform.as_deref())?;
-        let count = contents.layers.len();
-        let number = number.parse().ok().filter(|n| (1..=count).contains(n));
-        let Some(number) = number else {
+        let Ok(number) = number.parse::<usize>() else {
             return Err(CliError::Usage(format!(
-                "no layer {text:?}: {image} has {count} layers; expected IMAGE#N with N from 1"
+                "no layer {text:?}: expected IMAGE#N with N from 1"
             )));
         };
+        let contents = contents(session, image, self.platform.as_deref())?;
+        let count = contents.layers.len();
+        if !(1..=count).contains(&number) {
+            return Err(CliError::Refused(format!(
+                "no layer {text:?}: {image} has {count}, counted from 1"
+            )));
+        }
         Ok(Side::Layer(Box::new(contents), number - 1))
     }
 }

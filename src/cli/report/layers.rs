@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use strata::inspect::{ChangeKind, ChangeRow, FileType, LayerRow, LayersReport, escaped};
 
+use super::gate::GateArgs;
 use super::screen::{Screen, right};
-use super::{blamed, contents, head};
+use super::{blamed, head, opened};
 use crate::cli::error::CliError;
 use crate::cli::output::{Format, human_size, print, print_json};
 use crate::cli::page;
@@ -21,10 +22,31 @@ Examples:
   strata layers --html app.html app       a page with a map of it, to look at in a browser
   strata layers docker://docker.io/library/debian:bookworm       without pulling it
   strata layers --format json app | jq '.layers[] | select(.wasted_bytes > 1e6)'
+  strata layers --fail-on 'wasted>10%,size>500MB,setuid own,secret-like' app
+  strata layers --fail-on @image.rules --junit junit.xml --sarif strata.sarif app
 
 UNPACKED is the sum of the layer's files. WASTED is what of it the image does not show, because a later layer overwrites or
 deletes it. An image that is not in the store is read once, layer by layer; nothing of it is kept but tables of contents, in
-the store if there is one.")]
+the store if there is one.
+
+Rules of --fail-on are NAME [BOUND] [own] [except PATH...], separated by commas
+or line ends; # begins a comment:
+  wasted>50MB       bytes that the image does not show
+  wasted>10%        the same, of all bytes
+  efficiency<95%    the part that it shows
+  size>500MB        the image unpacked: the files of all layers
+  compressed>200MB  what is pushed: the blobs of all layers
+  layers>20         the number of layers
+  layer>300MB       one layer unpacked
+  file>100MB        a file of any layer, also if a later one deletes it
+  setuid            setuid and setgid files
+  capability        files with capabilities
+  world-writable    files, and directories without the sticky bit
+  root-user         USER is not set, 0 or root
+  secret-like       files of any layer that look like credentials
+own judges only the layers that the Dockerfile made; except leaves out paths:
+setuid own except /usr/bin/su **/sudo. > may be >=, and < may be <=. MB are
+1000000 bytes, as in reports, MiB 1048576. A broken rule exits with 3.")]
 pub(crate) struct LayersArgs {
     /// A name or ID in the store, or docker://, oci:, oci-archive:, docker-archive:
     #[arg(value_name = "IMAGE")]
@@ -41,20 +63,34 @@ pub(crate) struct LayersArgs {
     /// Write a page to look at in a browser instead: a map of sizes, layers, all files; - for standard output
     #[arg(long, value_name = "FILE", conflicts_with = "format")]
     html: Option<PathBuf>,
+    #[command(flatten)]
+    gate: GateArgs,
 }
 
 impl LayersArgs {
     /// Runs `layers`.
     pub(crate) fn run(&self, session: &Session) -> Result<(), CliError> {
-        let contents = contents(session, &self.image, self.platform.as_deref())?;
+        let gate = self.gate.gate(self.format, self.html.as_deref())?;
+        let platform = self.platform.as_deref();
+        let (contents, source) = opened(session, &self.image, platform)?;
+        let mut report = LayersReport::new(&contents, self.files);
+        if let Some(gate) = &gate {
+            let asked = (self.image.as_str(), platform);
+            let verdict = gate.judge(session, &contents, source.as_ref(), &report, asked)?;
+            report.gate = Some(verdict);
+        }
         if let Some(path) = &self.html {
             let command = format!("strata layers {}", self.image);
-            return page::layers(&contents, &command).write(path);
+            page::layers(&contents, &command).write(path)?;
+        } else if !self.gate.takes_stdout() {
+            match self.format {
+                Format::Json => print_json(&report)?,
+                Format::Table => print(render(&report, &Screen::of_stdout()))?,
+            }
         }
-        let report = LayersReport::new(&contents, self.files);
-        match self.format {
-            Format::Json => print_json(&report),
-            Format::Table => print(render(&report, &Screen::of_stdout())),
+        match (&gate, &report.gate) {
+            (Some(gate), Some(verdict)) => gate.tell(&contents, &report, verdict),
+            _ => Ok(()),
         }
     }
 }

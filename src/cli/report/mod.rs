@@ -1,9 +1,13 @@
 //! `layers`, `files`, `diff`, `why` and `dedup`: what is in an image, for people and as JSON.
 
+mod broken;
 mod dedup;
 mod diff;
 mod files;
+mod gate;
+mod junit;
 mod layers;
+mod sarif;
 mod screen;
 mod why;
 

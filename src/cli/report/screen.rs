@@ -1,10 +1,11 @@
 //! Where a report is shown: how wide it is, and whether colours mean anything there.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
+use std::os::fd::AsFd;
 
 use crate::cli::output::truncate;
 
-/// What standard output is.
+/// What standard output or standard error is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Screen {
     /// Characters in a line. Elsewhere than on a terminal nothing is cut.
@@ -15,15 +16,23 @@ pub(super) struct Screen {
 impl Screen {
     /// Standard output as it is now.
     pub(super) fn of_stdout() -> Screen {
-        let stdout = io::stdout();
-        if !stdout.is_terminal() {
+        Screen::of(io::stdout())
+    }
+
+    /// Standard error as it is now.
+    pub(super) fn of_stderr() -> Screen {
+        Screen::of(io::stderr())
+    }
+
+    fn of(stream: impl io::IsTerminal + AsFd) -> Screen {
+        if !stream.is_terminal() {
             return Screen {
                 columns: None,
                 colours: false,
             };
         }
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
-        let size = rustix::termios::tcgetwinsize(&stdout).ok();
+        let size = rustix::termios::tcgetwinsize(&stream).ok();
         let columns = size.map(|s| usize::from(s.ws_col)).filter(|c| *c > 0);
         Screen {
             columns: Some(columns.unwrap_or(80)),

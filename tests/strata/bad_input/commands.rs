@@ -505,6 +505,20 @@ pub(super) const REFERENCES: &[Case] = &[
         1,
         &["none", "nothing"],
     ),
+    case(
+        "diff-no-such-layer",
+        "",
+        "strata diff 'busybox#9' busybox",
+        1,
+        &["no layer \"busybox#9\": busybox has 1"],
+    ),
+    case(
+        "diff-layer-no-number",
+        "",
+        "strata diff 'busybox#x' busybox",
+        2,
+        &["expected IMAGE#N"],
+    ),
     case("inspect-missing", "", "strata inspect none", 1, &["none"]),
     case(
         "history-missing",

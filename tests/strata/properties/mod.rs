@@ -11,6 +11,7 @@ mod ignore;
 mod places;
 mod plan;
 mod reference;
+mod rules;
 mod tar;
 mod toc;
 mod words;
@@ -162,6 +163,11 @@ fn ignore_files() {
 #[test]
 fn references() {
     holds("reference", "reference.dict", 10, reference::check);
+}
+
+#[test]
+fn rules_of_gates() {
+    holds("rules", "rules.dict", 4, rules::check);
 }
 
 #[test]
