@@ -11,7 +11,8 @@
 //! [`gate`] holds an image to rules; it takes the words of `dockerfile` for its patterns and suggestions.
 //!
 //! [`images()`] lists a store; [`Documents`] is one image, in whatever medium; [`Contents`] adds what its layers hold; a
-//! [`Timeline`] puts the layers on one another and says what each does. What the store costs on disk is
+//! [`Timeline`] puts the layers on one another and says what each does; [`Paths`] has all of that by path, for whoever looks at one
+//! layer after another. What the store costs on disk is
 //! [`crate::store::Store::df`].
 //!
 //! Invariants: nothing of an image is changed; a report is computed from manifests, configurations and tables of contents. A layer
@@ -34,6 +35,7 @@ mod image;
 mod images;
 mod instruction;
 mod layers;
+mod paths;
 #[cfg(test)]
 mod schema;
 #[cfg(test)]
@@ -58,5 +60,6 @@ pub use layers::{
     Blame, ChangeKind, ChangeRow, FileType, ImageHead, LAYERS_SCHEMA, LayerRow, LayersReport,
     Lines, Totals,
 };
+pub use paths::{PathStep, Paths, StepKind, Stored};
 pub use timeline::{Event, Place, Timeline};
 pub use why::{WHY_SCHEMA, WhyReport, WhyState, WhyStep};
