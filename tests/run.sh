@@ -16,6 +16,7 @@ PACKAGES=(
     mmdebstrap git zstd xz-utils bzip2 python3     # what cases are made with
     qemu-user-static                               # RUN for another machine
     chromium                                       # pages of reports, looked at without a screen
+    tmux                                           # a terminal for explore
     uidmap attr libcap2-bin e2fsprogs mount passwd # rootless builds, attributes, the scratch file system
     xfsprogs btrfs-progs                           # file systems that share blocks
 )

@@ -22,6 +22,7 @@ mod completion;
 mod debug;
 mod dockerfile;
 mod error;
+mod explore;
 mod export;
 mod failure;
 mod images;
@@ -110,6 +111,7 @@ enum Command {
     Files(report::FilesArgs),
     Diff(report::DiffArgs),
     Why(report::WhyArgs),
+    Explore(explore::ExploreArgs),
     Dedup(report::DedupArgs),
     Pull(transfer::PullArgs),
     Push(transfer::PushArgs),
@@ -187,6 +189,7 @@ impl Cli {
             Command::Files(args) => args.run(&session(Needs::Blobs)?),
             Command::Diff(args) => args.run(&session(Needs::Blobs)?),
             Command::Why(args) => args.run(&session(Needs::Blobs)?),
+            Command::Explore(args) => args.run(&session(Needs::Blobs)?),
             Command::Dedup(args) => args.run(&session(args.needs())?),
             Command::Pull(args) => args.run(&session(Needs::Blobs)?),
             Command::Push(args) => args.run(&session(Needs::Blobs)?),

@@ -17,6 +17,7 @@
 //! bad_input     tables of input that must be refused: with clear words, an exit code, and nothing half done
 //!   │ lab       a folder, a store and a registry for one test; registry: one that can be pushed to, lies, and waits
 //! outputs       every form of a build's result; commands: what there is beside build; page: a report as HTML; gate: layers --fail-on
+//! explore       explore, on a screen of tmux
 //! lint          build --check and the other calls
 //! properties    what holds for any input; the fuzz targets of fuzz/ include the same files
 //! explain       why a step was not cached, case by case
@@ -41,6 +42,7 @@ mod conformance;
 mod daemon;
 mod debug;
 mod explain;
+mod explore;
 mod floors;
 mod foreign;
 mod gate;

@@ -82,7 +82,7 @@ fn below(top: &[u8], path: &[u8]) -> usize {
 }
 
 /// `drwxr-xr-x`.
-pub(super) fn permissions(kind: FileType, mode: u32) -> String {
+pub(crate) fn permissions(kind: FileType, mode: u32) -> String {
     let mut text = String::from(match kind {
         FileType::File | FileType::HardLink => "-",
         FileType::Directory => "d",

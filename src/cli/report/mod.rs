@@ -13,9 +13,10 @@ mod why;
 
 pub(crate) use dedup::DedupArgs;
 pub(crate) use diff::DiffArgs;
-pub(crate) use files::FilesArgs;
+pub(crate) use files::{FilesArgs, permissions};
 pub(crate) use layers::LayersArgs;
-pub(crate) use why::WhyArgs;
+pub(crate) use screen::has_colours;
+pub(crate) use why::{WhyArgs, why_text};
 
 use strata::image::Source;
 use strata::inspect::{Blame, Contents, Documents, ImageHead, InspectError, Reading};
@@ -29,7 +30,11 @@ use super::session::Session;
 use super::transport::Location;
 
 /// Reads an image with what its layers hold, from wherever it is.
-fn contents(session: &Session, text: &str, platform: Option<&str>) -> Result<Contents, CliError> {
+pub(super) fn contents(
+    session: &Session,
+    text: &str,
+    platform: Option<&str>,
+) -> Result<Contents, CliError> {
     opened(session, text, platform).map(|(contents, _)| contents)
 }
 
@@ -74,7 +79,7 @@ fn head(screen: &Screen, image: &ImageHead<'_>) -> String {
 }
 
 /// Where a layer came from, in a few words: `Dockerfile:3 RUN make`.
-fn blamed(blame: &Blame<'_>) -> String {
+pub(super) fn blamed(blame: &Blame<'_>) -> String {
     let instruction = blame.instruction.unwrap_or("(the history does not tell)");
     match blame.dockerfile {
         Some(lines) => format!("{}:{} {instruction}", lines.file, lines.line),

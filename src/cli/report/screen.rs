@@ -14,6 +14,12 @@ pub(super) struct Screen {
 }
 
 impl Screen {
+    /// No terminal.
+    pub(super) const PLAIN: Screen = Screen {
+        columns: None,
+        colours: false,
+    };
+
     /// Standard output as it is now.
     pub(super) fn of_stdout() -> Screen {
         Screen::of(io::stdout())
@@ -26,17 +32,13 @@ impl Screen {
 
     fn of(stream: impl io::IsTerminal + AsFd) -> Screen {
         if !stream.is_terminal() {
-            return Screen {
-                columns: None,
-                colours: false,
-            };
+            return Screen::PLAIN;
         }
-        let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
         let size = rustix::termios::tcgetwinsize(&stream).ok();
         let columns = size.map(|s| usize::from(s.ws_col)).filter(|c| *c > 0);
         Screen {
             columns: Some(columns.unwrap_or(80)),
-            colours: set("NO_COLOR").is_none() && set("TERM").is_none_or(|t| t != "dumb"),
+            colours: has_colours(),
         }
     }
 
@@ -93,6 +95,12 @@ impl Screen {
     pub(super) fn blue(&self, text: &str) -> String {
         self.paint("34", text)
     }
+}
+
+/// Whether the user's terminal has colours, and the user wants them.
+pub(crate) fn has_colours() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+    set("NO_COLOR").is_none() && set("TERM").is_none_or(|t| t != "dumb")
 }
 
 /// A cell of so many characters, its text at the right.

@@ -61,6 +61,18 @@ impl WhyArgs {
 
 fn render(report: &WhyReport<'_>, screen: &Screen) -> String {
     let mut text = head(screen, &report.image);
+    text.push('\n');
+    text.push_str(&steps(report, screen));
+    text
+}
+
+/// What was done to the path, without colours and with nothing cut off.
+pub(crate) fn why_text(report: &WhyReport<'_>) -> String {
+    steps(report, &Screen::PLAIN)
+}
+
+fn steps(report: &WhyReport<'_>, screen: &Screen) -> String {
+    let mut text = String::new();
     let path = screen.bold(&format!("/{}", escaped(report.path.bytes())));
     let state = if report.present {
         String::new()
@@ -68,7 +80,7 @@ fn render(report: &WhyReport<'_>, screen: &Screen) -> String {
         screen.red("  (not in the image)")
     };
     // A String takes any text.
-    let _ = writeln!(text, "\n{path}{state}");
+    let _ = writeln!(text, "{path}{state}");
     for step in &report.steps {
         let made = escaped(blamed(&step.blame).as_bytes());
         let _ = writeln!(
