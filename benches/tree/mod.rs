@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use strata::layer::{Change, DiffOptions, Stack, diff};
+use strata::layer::{Changes, DiffOptions, Stack, diff};
 use tempfile::TempDir;
 
 /// How many files share a directory: what package managers leave.
@@ -67,7 +67,7 @@ impl Tree {
     }
 
     /// All of it, as a layer on nothing.
-    pub(crate) fn changes(&self) -> Vec<Change> {
+    pub(crate) fn changes(&self) -> Changes {
         diff(&self.root, &Stack::default(), &DiffOptions::default())
             .expect("a tree that can be read")
     }

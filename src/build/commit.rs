@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 
 use crate::layer::{
-    Change, Compression, DiffOptions, Earlier, Kind, Materialise, PackOptions, Packed, Root, Toc,
+    Changes, Compression, DiffOptions, Earlier, KindRef, Materialise, PackOptions, Packed, Root,
 };
 use crate::oci::{ChainId, Descriptor, DiffId, Digest};
 use crate::plan::graph::VertexId;
@@ -27,7 +27,7 @@ pub(super) enum Made {
     /// Files are in a directory; what changed is to be found in it.
     Upper { dir: PathBuf },
     /// The layer's entries are known.
-    Changes(Vec<Change>),
+    Changes(Changes),
 }
 
 impl Engine<'_> {
@@ -90,8 +90,7 @@ impl Engine<'_> {
             }
             Made::Changes(changes) => {
                 let snapshot = Snapshot::active(None);
-                let toc = Toc::from_entries(changes.iter().map(|c| c.entry.clone()).collect());
-                snapshot.set_toc(Arc::new(toc));
+                snapshot.set_toc(Arc::new(changes.toc()));
                 let shared = snapshot.clone();
                 scope.spawn(move || {
                     shared.commit(|| {
@@ -109,7 +108,7 @@ impl Engine<'_> {
 
     fn pack(
         &self,
-        changes: Vec<Change>,
+        changes: Changes,
         materialise: Option<&std::path::Path>,
         earlier: Earlier,
         form: Form,
@@ -241,7 +240,7 @@ impl Engine<'_> {
     /// Writes changes as files below `dir`, an overlay lower directory.
     pub(super) fn materialise(
         &self,
-        changes: Vec<Change>,
+        changes: Changes,
         dir: &std::path::Path,
     ) -> Result<(), BuildError> {
         let options = PackOptions {
@@ -425,9 +424,9 @@ pub(super) struct PendingRecord {
 
 impl PendingRecord {
     // For a small layer, looking for its last one takes longer than making it.
-    fn unless_small(mut self, changes: &[Change]) -> PendingRecord {
-        let sizes = changes.iter().map(|change| match change.entry.kind {
-            Kind::File { size_bytes, .. } => size_bytes,
+    fn unless_small(mut self, changes: &Changes) -> PendingRecord {
+        let sizes = changes.entries().map(|entry| match entry.kind {
+            KindRef::File { size_bytes, .. } => size_bytes,
             _ => 0,
         });
         if changes.len() < MANY_FILES && sizes.sum::<u64>() < MANY_BYTES {

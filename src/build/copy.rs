@@ -3,15 +3,16 @@
 //! [`super::select`] says which files the sources name, [`write()`] what becomes of them; both are pure but for reading
 //! contents to be hashed. Between them stands the cache: what is selected is what the key is made of.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::layer::entry::parent;
-use crate::layer::{Change, Entry, Found, Kind, Meta, Source};
+use crate::layer::{Change, Changes, Entry, Found, Kind, KindRef, Meta, Source, Spot};
 
 use super::BuildError;
 use super::draft::{Draft, display};
 use super::mode::Mode;
-use super::select::{Content, Item};
+use super::select::{Content, Files, Item};
 use super::tree::{LinkId, Tree};
 
 /// Why a COPY, ADD or WORKDIR cannot be done; paths are the image's or the source's, never the host's.
@@ -70,6 +71,7 @@ fn did_you_mean(nearest: &Option<String>) -> String {
 }
 
 /// Who owns what is copied, and with which permissions.
+#[derive(Clone)]
 pub(super) struct Manner {
     /// `--chown`, as numbers.
     pub(super) owner: Option<(u32, u32)>,
@@ -91,16 +93,20 @@ impl Manner {
     }
 
     fn meta(&self, entry: &Entry) -> Meta {
-        let mut meta = entry.meta.clone();
+        self.meta_of(entry.meta.clone(), &entry.kind)
+    }
+
+    /// What becomes of the metadata of something that is copied.
+    pub(super) fn meta_of(&self, mut meta: Meta, kind: &Kind) -> Meta {
         meta.xattrs
             .retain(|(name, _)| name == b"security.capability");
         if let Some((uid, gid)) = self.owner {
             (meta.uid, meta.gid) = (uid, gid);
         }
         if let Some(mode) = &self.mode
-            && !matches!(entry.kind, Kind::Symlink { .. })
+            && !matches!(kind, Kind::Symlink { .. })
         {
-            meta.mode = mode.apply(meta.mode, entry.is_dir());
+            meta.mode = mode.apply(meta.mode, matches!(kind, Kind::Directory { .. }));
         }
         meta
     }
@@ -110,7 +116,7 @@ impl Manner {
 /// directory whose members its members are.
 pub(super) fn write(
     draft: &mut Draft<'_>,
-    tree: &Tree,
+    tree: &Arc<Tree>,
     item: &Item,
     destination: &[u8],
     manner: &Manner,
@@ -119,7 +125,7 @@ pub(super) fn write(
     make_destination(draft, destination, manner)?;
     let mut target = draft.resolve(destination)?;
     let there = draft.lookup(&target);
-    let source_is_dir = matches!(&item.content, Content::Files(files) if files[0].1.entry.is_dir());
+    let source_is_dir = item.is_directory();
     if !source_is_dir && there.as_ref().is_some_and(Entry::is_dir) {
         target = join(&target, &item.name);
     }
@@ -182,85 +188,117 @@ pub(super) fn make_destination(
 
 fn write_files(
     draft: &mut Draft<'_>,
-    tree: &Tree,
-    files: &[(Vec<u8>, Found)],
+    tree: &Arc<Tree>,
+    files: &Files,
     target: &[u8],
     manner: &Manner,
 ) -> Result<(), BuildError> {
     let mut written: HashMap<LinkId, Vec<u8>> = HashMap::new();
-    let mut times = Vec::new();
-    for (path, found) in files {
-        let at = join(target, path);
-        let top = path.is_empty();
-        if found.entry.is_dir() {
-            times.push((at.clone(), found.entry.meta.mtime));
+    if !files.is_directory() {
+        return match files.spot() {
+            Some(spot) => write_file(draft, tree, spot, target.to_vec(), manner, &mut written),
+            None => Ok(()),
+        };
+    }
+    let at = |spot: Spot| join(target, files.relative(tree.at(spot).path));
+    // Where nothing is, nothing can be in the way.
+    if !draft.is_bare(target) {
+        for spot in files.below() {
+            let (at, is_dir) = (at(*spot), tree.at(*spot).is_dir());
             match draft.lookup(&at) {
-                // The source itself gives its members and its time, nothing else.
-                Some(there) if there.is_dir() && top => continue,
-                Some(there) if !there.is_dir() => {
+                Some(there) if is_dir && !there.is_dir() => {
                     return Err(CopyError::DirectoryOverFile { path: display(&at) }.into());
+                }
+                Some(there) if !is_dir && there.is_dir() => {
+                    return Err(CopyError::FileOverDirectory { path: display(&at) }.into());
                 }
                 _ => {}
             }
-            let kind = Kind::Directory {
-                opaque: false,
-                implied: false,
-            };
-            let entry = Entry {
-                path: at,
-                meta: manner.meta(&found.entry),
-                kind,
-            };
-            draft.put(Change {
-                entry,
-                source: Source::None,
-            });
-            continue;
-        }
-        let link = tree.link_id(found);
-        if let Some(first) = link.as_ref().and_then(|l| written.get(l)) {
-            let meta = draft.lookup(first).map(|e| e.meta).unwrap_or_default();
-            let entry = Entry {
-                path: at,
-                meta,
-                kind: Kind::HardLink {
-                    target: first.clone(),
-                },
-            };
-            check_replaceable(draft, &entry)?;
-            draft.put(Change {
-                entry,
-                source: Source::None,
-            });
-            continue;
-        }
-        let first = first_name(tree, found)?;
-        let (kind, source) = match &first.entry.kind {
-            Kind::File { size_bytes, .. } => {
-                let content = Some(tree.digest(&first)?);
-                (
-                    Kind::File {
-                        size_bytes: *size_bytes,
-                        content,
-                    },
-                    tree.source(&first),
-                )
-            }
-            other => (other.clone(), Source::None),
-        };
-        let entry = Entry {
-            path: at.clone(),
-            meta: manner.meta(&first.entry),
-            kind,
-        };
-        check_replaceable(draft, &entry)?;
-        draft.put(Change { entry, source });
-        if let Some(link) = link {
-            written.insert(link, at);
         }
     }
-    for (dir, mtime) in times {
-        draft.set_time(&dir, mtime);
+    let (alone, linked) = apart(tree, files)?;
+    draft.put_below(target, tree, &files.top().entry.path, alone, manner);
+    for spot in linked {
+        write_file(draft, tree, spot, at(spot), manner, &mut written)?;
+    }
+    // The source itself gives its members and its time, nothing else.
+    draft.set_time(target, files.top().entry.meta.mtime);
+    Ok(())
+}
+
+/// What is below a source; second, the files of which several may be names of one.
+fn apart(tree: &Tree, files: &Files) -> Result<(Vec<Spot>, Vec<Spot>), BuildError> {
+    let is_link = |spot: &&Spot| matches!(tree.at(**spot).kind, KindRef::HardLink { .. });
+    let mut firsts = HashSet::new();
+    for spot in files.below().iter().filter(is_link) {
+        let first = first_name(tree, &tree.found(*spot))?;
+        firsts.insert((first.layer, first.entry.path));
+    }
+    let is_first = |spot: &Spot, path: &[u8]| {
+        !firsts.is_empty() && firsts.contains(&(spot.layer(), path.to_vec()))
+    };
+    Ok(files.below().iter().partition(|spot| {
+        let entry = tree.at(**spot);
+        match entry.kind {
+            KindRef::HardLink { .. } => false,
+            KindRef::File { .. } => {
+                let linked = tree.folder().is_some_and(|f| f.link(spot.at()).is_some());
+                !linked && !is_first(spot, entry.path)
+            }
+            _ => true,
+        }
+    }))
+}
+
+/// Writes a file, link or device to `at`; names of one file that are written one after another become links to the first.
+fn write_file(
+    draft: &mut Draft<'_>,
+    tree: &Tree,
+    spot: Spot,
+    at: Vec<u8>,
+    manner: &Manner,
+    written: &mut HashMap<LinkId, Vec<u8>>,
+) -> Result<(), BuildError> {
+    let link = tree.link_id(spot);
+    if let Some(first) = link.as_ref().and_then(|l| written.get(l)) {
+        let meta = draft.lookup(first).map(|e| e.meta).unwrap_or_default();
+        let entry = Entry {
+            path: at,
+            meta,
+            kind: Kind::HardLink {
+                target: first.clone(),
+            },
+        };
+        check_replaceable(draft, &entry)?;
+        draft.put(Change {
+            entry,
+            source: Source::None,
+        });
+        return Ok(());
+    }
+    let first = first_name(tree, &tree.found(spot))?;
+    let (kind, source) = match &first.entry.kind {
+        Kind::File { size_bytes, .. } => {
+            let content = Some(tree.digest(&first)?);
+            (
+                Kind::File {
+                    size_bytes: *size_bytes,
+                    content,
+                },
+                tree.source(&first),
+            )
+        }
+        other => (other.clone(), Source::None),
+    };
+    let entry = Entry {
+        path: at.clone(),
+        meta: manner.meta(&first.entry),
+        kind,
+    };
+    check_replaceable(draft, &entry)?;
+    draft.put(Change { entry, source });
+    if let Some(link) = link {
+        written.insert(link, at);
     }
     Ok(())
 }
@@ -342,8 +380,8 @@ pub(super) fn write_archive(
 }
 
 /// What is at `path` and all in it, with the directories that lead there, as a layer of their own.
-pub(super) fn as_changes(tree: &Tree, path: &[u8]) -> Result<Vec<Change>, BuildError> {
-    let mut changes = Vec::new();
+pub(super) fn as_changes(tree: &Tree, path: &[u8]) -> Result<Changes, BuildError> {
+    let mut changes = Changes::default();
     let ends = path
         .iter()
         .enumerate()
@@ -366,10 +404,9 @@ pub(super) fn as_changes(tree: &Tree, path: &[u8]) -> Result<Vec<Change>, BuildE
 }
 
 /// All that is in the directory at `path`, as a layer of its own.
-pub(super) fn below_as_changes(tree: &Tree, path: &[u8]) -> Result<Vec<Change>, BuildError> {
+pub(super) fn below_as_changes(tree: &Tree, path: &[u8]) -> Result<Changes, BuildError> {
     let below = tree
         .walk(path)
-        .into_iter()
         .filter(|found| found.entry.path.len() > path.len());
     below
         .map(|found| change(tree, found, path.len(), b""))
@@ -403,8 +440,6 @@ pub(super) fn join(dir: &[u8], path: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::build::select::select;
     use crate::layer::{Stack, Toc};
@@ -478,9 +513,12 @@ mod tests {
             let Content::Files(files) = item.content else {
                 return String::new();
             };
-            let paths = files.iter().map(|(path, _)| String::from_utf8_lossy(path));
-            let name = String::from_utf8_lossy(&item.name).into_owned();
-            name + "=" + &paths.collect::<Vec<_>>().join(",")
+            let of = tree(&SOURCE);
+            let below = files.below().iter().map(|spot| {
+                String::from_utf8_lossy(files.relative(of.at(*spot).path)).into_owned()
+            });
+            let paths: Vec<String> = [String::new()].into_iter().chain(below).collect();
+            String::from_utf8_lossy(&item.name).into_owned() + "=" + &paths.join(",")
         };
         Ok(items.into_iter().map(show).collect::<Vec<_>>().join(" "))
     }
@@ -515,7 +553,7 @@ mod tests {
 
     // The layer that a copy to `destination` makes over a stack, a word an entry: path, mode, owner, time.
     fn written(below: &[&str], path: &str, destination: &str, manner: &Manner) -> String {
-        let (below, tree) = (stack(below), tree(&SOURCE));
+        let (below, tree) = (stack(below), Arc::new(tree(&SOURCE)));
         let mut draft = Draft::new(&below, 9);
         let source = CopySource::Path(path.to_owned());
         for item in select(&op(), &source, &tree).unwrap() {
@@ -532,7 +570,7 @@ mod tests {
             } = meta;
             format!("{path}:{mode:o}:{uid}:{mtime}")
         };
-        let shown: Vec<String> = draft.finish().into_iter().map(show).collect();
+        let shown: Vec<String> = draft.finish().unwrap().iter().map(show).collect();
         shown.join(" ")
     }
 
@@ -569,5 +607,80 @@ mod tests {
             written(&in_the_way, "d", "/x", &plain),
             "cannot replace to directory /x/x with file"
         );
+    }
+
+    #[test]
+    fn a_folder_over_one_that_was_just_copied() {
+        let below = stack(&["x/", "x/old", "x/s/", "x/s/same"]);
+        let source = [
+            "a/", "a/f", "a/s/", "a/s/p", "a/t/", "a/t/q", "b/", "b/f", "b/s/", "b/s/n", "b/t",
+            "c/", "c/s/", "c/s/p",
+        ];
+        let tree = Arc::new(tree(&source));
+        let plain = Manner {
+            owner: None,
+            mode: None,
+        };
+        let copied = |paths: &[&str], destination: &str| {
+            let mut draft = Draft::new(&below, 9);
+            for path in paths {
+                let source = CopySource::Path((*path).to_owned());
+                for item in select(&op(), &source, &tree).unwrap() {
+                    let to = destination.as_bytes();
+                    if let Err(error) = write(&mut draft, &tree, &item, to, &plain) {
+                        return error.to_string();
+                    }
+                }
+            }
+            let show = |change: Change| {
+                let path = String::from_utf8(change.entry.path).unwrap();
+                match change.entry.kind {
+                    Kind::File { content, .. } => {
+                        let from = source
+                            .iter()
+                            .find(|s| content == Some(Digest::of(s.as_bytes())));
+                        format!("{path}={}", from.unwrap())
+                    }
+                    _ => path,
+                }
+            };
+            let shown: Vec<String> = draft.finish().unwrap().iter().map(show).collect();
+            shown.join(" ")
+        };
+        for (paths, destination, want) in [
+            (
+                &["a"][..],
+                "/n/",
+                "n n/f=a/f n/s n/s/p=a/s/p n/t n/t/q=a/t/q",
+            ),
+            (
+                &["a", "c"],
+                "/n/",
+                "n n/f=a/f n/s n/s/p=c/s/p n/t n/t/q=a/t/q",
+            ),
+            (
+                &["c", "a"],
+                "/x/",
+                "x x/f=a/f x/s x/s/p=a/s/p x/t x/t/q=a/t/q",
+            ),
+            (
+                &["a", "a/s/p"],
+                "/n/",
+                "n n/f=a/f n/p=a/s/p n/s n/s/p=a/s/p n/t n/t/q=a/t/q",
+            ),
+            (
+                &["a", "b"],
+                "/n/",
+                "cannot replace to directory /n/t with file",
+            ),
+            (&["b", "a"], "/n/", "cannot copy to non-directory: /n/t"),
+            (&["b/s", "a/f", "b/f"], "/n/", "n n/f=b/f n/n=b/s/n"),
+        ] {
+            assert_eq!(
+                copied(paths, destination),
+                want,
+                "{paths:?} to {destination}"
+            );
+        }
     }
 }

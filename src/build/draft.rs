@@ -3,12 +3,16 @@
 //! No file system is involved: the stack is known from its tables of contents, the new entries are held here, and links in
 //! destinations are resolved against both. That is the same rule an overlay follows, without mounting one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use crate::layer::entry::{parent, path_order};
-use crate::layer::{Change, Entry, Kind, Meta, Source, Stack};
+use crate::layer::entry::{is_below, parent, path_order};
+use crate::layer::{Change, Changes, Entry, Kind, KindRef, Meta, Source, Spot, Stack};
+use crate::oci::Digest;
 
-use super::copy::CopyError;
+use super::BuildError;
+use super::copy::{CopyError, Manner, join};
+use super::tree::Tree;
 
 /// The most links followed in one path, as the kernel has it.
 const MAX_LINKS: usize = 40;
@@ -32,7 +36,10 @@ impl PartialOrd for Key {
 /// The layer and what is below it.
 pub(super) struct Draft<'a> {
     base: &'a Stack,
+    /// What was put one by one.
     changes: BTreeMap<Key, Change>,
+    /// What was put by the folder. A path is in one of them, or in `changes`, or in none.
+    runs: Vec<Run>,
     /// The further names of files of this layer that have several, by the name that has the content.
     links: HashMap<Vec<u8>, Vec<Vec<u8>>>,
     /// The time of directories that are made on the way, or that get a new member.
@@ -44,6 +51,7 @@ impl<'a> Draft<'a> {
         Draft {
             base,
             changes: BTreeMap::new(),
+            runs: Vec::new(),
             links: HashMap::new(),
             now,
         }
@@ -51,14 +59,14 @@ impl<'a> Draft<'a> {
 
     /// What is at `path`, no link followed.
     pub(super) fn lookup(&self, path: &[u8]) -> Option<Entry> {
-        if let Some(change) = self.changes.get(&Key(path.to_vec())) {
-            return Some(change.entry.clone());
+        if let Some(entry) = self.put_at(path) {
+            return Some(entry);
         }
         // A new entry on the way that is no directory hides what the stack has below it.
         let mut above = parent(path);
         while let Some(dir) = above {
-            if let Some(change) = self.changes.get(&Key(dir.to_vec())) {
-                if !change.entry.is_dir() {
+            if let Some(entry) = self.put_at(dir) {
+                if !entry.is_dir() {
                     return None;
                 }
                 break;
@@ -81,6 +89,75 @@ impl<'a> Draft<'a> {
             });
         }
         self.base.lookup(path).map(|found| found.entry)
+    }
+
+    // What this layer has at `path`.
+    fn put_at(&self, path: &[u8]) -> Option<Entry> {
+        if let Some(change) = self.changes.get(&Key(path.to_vec())) {
+            return Some(change.entry.clone());
+        }
+        let mut runs = self.runs.iter();
+        runs.find_map(|run| run.find(path).map(|at| run.entry(at)))
+    }
+
+    /// Whether neither this layer nor the stack has anything below `dir` (resolved).
+    pub(super) fn is_bare(&self, dir: &[u8]) -> bool {
+        let first = Key([dir, b"/"].concat());
+        let next = match dir.is_empty() {
+            true => self.changes.keys().find(|key| !key.0.is_empty()),
+            false => self.changes.range(first..).next().map(|(key, _)| key),
+        };
+        let meets = |run: &Run| {
+            run.target == dir || is_below(dir, &run.target) || is_below(&run.target, dir)
+        };
+        !next.is_some_and(|key| is_below(dir, &key.0))
+            && !self.runs.iter().any(meets)
+            && self.base.children(dir).is_empty()
+    }
+
+    /// Puts entries of a tree, which are below `from` there and in order, below `target`, which is a directory here. Nothing that
+    /// is in their way is of another kind, and none of them is another name of something.
+    pub(super) fn put_below(
+        &mut self,
+        target: &[u8],
+        tree: &Arc<Tree>,
+        from: &[u8],
+        spots: Vec<Spot>,
+        manner: &Manner,
+    ) {
+        let run = Run {
+            bare: self.is_bare(target),
+            target: target.to_vec(),
+            tree: Arc::clone(tree),
+            from: from.to_vec(),
+            spots,
+            gone: BTreeSet::new(),
+            manner: manner.clone(),
+        };
+        if run.spots.is_empty() {
+            return;
+        }
+        self.touch(target);
+        if !run.bare {
+            for at in 0..run.spots.len() {
+                self.remove(&run.path(at));
+            }
+        }
+        self.runs.push(run);
+    }
+
+    // Takes what this layer has at `path` out.
+    fn take(&mut self, path: &[u8]) -> Option<Change> {
+        if let Some(change) = self.changes.remove(&Key(path.to_vec())) {
+            return Some(change);
+        }
+        self.runs.iter_mut().find_map(|run| {
+            let at = run.find(path)?;
+            run.gone.insert(at);
+            // A content that cannot be read is told of by who packs it.
+            let content = run.tree.digest_at(run.spots[at]).ok();
+            Some(run.change(at, content))
+        })
     }
 
     /// `path` with all links followed inside the root; what does not exist stays as written.
@@ -109,7 +186,7 @@ impl<'a> Draft<'a> {
 
     // Takes a new entry out. If other names lead to its content, they keep it.
     fn remove(&mut self, path: &[u8]) {
-        if let Some(change) = self.changes.remove(&Key(path.to_vec()))
+        if let Some(change) = self.take(path)
             && let Some(names) = self.links.remove(path)
         {
             self.hand_over(path, names, change);
@@ -154,11 +231,16 @@ impl<'a> Draft<'a> {
         for Key(path) in gone {
             self.remove(&path);
         }
+        let runs = self.runs.iter().flat_map(Run::paths);
+        let gone: Vec<Vec<u8>> = runs.filter(|at| is_below(path, at)).collect();
+        for path in gone {
+            self.remove(&path);
+        }
     }
 
     // A directory that gets a new member is written again: its time changes.
     fn touch(&mut self, dir: &[u8]) {
-        if dir.is_empty() || self.changes.contains_key(&Key(dir.to_vec())) {
+        if dir.is_empty() || self.put_at(dir).is_some() {
             return;
         }
         if let Some(mut entry) = self.lookup(dir).filter(Entry::is_dir) {
@@ -225,8 +307,10 @@ impl<'a> Draft<'a> {
     /// Gives a directory of this layer, or one below it, a time.
     pub(super) fn set_time(&mut self, dir: &[u8], mtime: i64) {
         self.touch(dir);
-        if let Some(change) = self.changes.get_mut(&Key(dir.to_vec())) {
+        // Out of the folder that it came with, if it did.
+        if let Some(mut change) = self.take(dir) {
             change.entry.meta.mtime = mtime;
+            self.changes.insert(Key(dir.to_vec()), change);
         }
     }
 
@@ -236,46 +320,56 @@ impl<'a> Draft<'a> {
     }
 
     /// The layer, in order, without files that are what the stack has already.
-    pub(super) fn finish(mut self) -> Vec<Change> {
+    pub(super) fn finish(mut self) -> Result<Changes, BuildError> {
         self.order_links();
-        let base = self.base;
-        let same = |entry: &Entry| -> bool {
-            let Kind::File {
-                size_bytes,
-                content: Some(content),
-            } = &entry.kind
-            else {
-                return false;
+        let Draft {
+            base,
+            changes,
+            runs,
+            links,
+            ..
+        } = self;
+        let mut single = changes.into_values().peekable();
+        let mut lines: Vec<Line> = runs.iter().map(Line::new).collect();
+        let mut finished = Changes::default();
+        // Directories that are as below but for their time, which is no change: they are kept if they lead to something that is
+        // one. Each is in the one before.
+        let mut pending: Vec<Change> = Vec::new();
+        loop {
+            let mut first = single.peek().map(|change| change.entry.path.as_slice());
+            let mut from = None;
+            for (at, line) in lines.iter().enumerate() {
+                if let Some(path) = &line.next
+                    && first.is_none_or(|first| path_order(path, first).is_lt())
+                {
+                    (first, from) = (Some(path.as_slice()), Some(at));
+                }
+            }
+            let bare = from.is_some_and(|at| lines[at].run.bare);
+            let change = match from {
+                Some(at) => lines[at].take()?,
+                None => single.next(),
             };
-            base.lookup(&entry.path).is_some_and(|below| {
-                below.entry.meta == entry.meta
-                    && below.entry.kind
-                        == Kind::File {
-                            size_bytes: *size_bytes,
-                            content: Some(*content),
-                        }
-            })
-        };
-        let links = &self.links;
-        let mut changes: Vec<Change> = self
-            .changes
-            .into_values()
-            .filter(|change| links.contains_key(&change.entry.path) || !same(&change.entry))
-            .collect();
-        // Directories that are as below but for their time, which is no change, and that lead to nothing that is one. From the
-        // end: what is in a directory comes right after it.
-        let mut kept: Vec<Change> = Vec::with_capacity(changes.len());
-        while let Some(change) = changes.pop() {
-            let leads = kept.last().is_some_and(|next| {
-                let rest = next.entry.path.strip_prefix(&change.entry.path[..]);
-                change.entry.path.is_empty() || rest.is_some_and(|rest| rest.first() == Some(&b'/'))
-            });
-            if leads || !is_only_touched(base, &change.entry) {
-                kept.push(change);
+            let Some(change) = change else {
+                return Ok(finished);
+            };
+            let entry = &change.entry;
+            if !bare && !links.contains_key(&entry.path) && is_same(base, entry) {
+                continue;
+            }
+            pending.truncate(
+                pending
+                    .iter()
+                    .take_while(|dir| is_below(&dir.entry.path, &entry.path))
+                    .count(),
+            );
+            if !bare && is_only_touched(base, entry) {
+                pending.push(change);
+            } else {
+                pending.drain(..).for_each(|dir| finished.push(dir));
+                finished.push(change);
             }
         }
-        kept.reverse();
-        kept
     }
 
     // In a layer a file comes before the links to it: of all its names, the first has the content.
@@ -292,7 +386,7 @@ impl<'a> Draft<'a> {
             .collect();
         for path in late {
             // Links to a file of the stack below have their content there.
-            let Some(mut change) = self.changes.remove(&Key(path.clone())) else {
+            let Some(mut change) = self.take(&path) else {
                 continue;
             };
             let names = self.links.remove(&path).unwrap_or_default();
@@ -305,6 +399,122 @@ impl<'a> Draft<'a> {
             }
             self.changes.insert(Key(path), change);
         }
+    }
+}
+
+/// Entries of a tree that go below one directory.
+struct Run {
+    /// The directory.
+    target: Vec<u8>,
+    tree: Arc<Tree>,
+    /// What they are below in their tree.
+    from: Vec<u8>,
+    /// In order.
+    spots: Vec<Spot>,
+    /// The places of those that were replaced since.
+    gone: BTreeSet<usize>,
+    manner: Manner,
+    /// Whether nothing was below the directory before.
+    bare: bool,
+}
+
+impl Run {
+    // The path of an entry below `from`.
+    fn rest(&self, at: usize) -> &[u8] {
+        let path = self.tree.at(self.spots[at]).path;
+        let rest = path.strip_prefix(&self.from[..]).unwrap_or(path);
+        rest.strip_prefix(b"/").unwrap_or(rest)
+    }
+
+    fn path(&self, at: usize) -> Vec<u8> {
+        join(&self.target, self.rest(at))
+    }
+
+    fn paths(&self) -> impl Iterator<Item = Vec<u8>> {
+        let there = (0..self.spots.len()).filter(|at| !self.gone.contains(at));
+        there.map(|at| self.path(at))
+    }
+
+    // The place of what is at a path.
+    fn find(&self, path: &[u8]) -> Option<usize> {
+        if !is_below(&self.target, path) {
+            return None;
+        }
+        let rest = &path[self.target.len()..];
+        let rest = rest.strip_prefix(b"/").unwrap_or(rest);
+        let (mut low, mut high) = (0, self.spots.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match path_order(self.rest(middle), rest) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Equal => {
+                    return (!self.gone.contains(&middle)).then_some(middle);
+                }
+            }
+        }
+        None
+    }
+
+    // What becomes of an entry; a content that its tree does not know is not known.
+    fn entry(&self, at: usize) -> Entry {
+        let entry = self.tree.at(self.spots[at]);
+        let kind = entry.kind.to_kind();
+        Entry {
+            path: self.path(at),
+            meta: self.manner.meta_of(entry.meta(), &kind),
+            kind,
+        }
+    }
+
+    fn change(&self, at: usize, content: Option<Digest>) -> Change {
+        let mut entry = self.entry(at);
+        let mut source = Source::None;
+        if let Kind::File { content: known, .. } = &mut entry.kind {
+            *known = content.or(*known);
+            source = self.tree.source_at(self.spots[at]);
+        }
+        Change { entry, source }
+    }
+}
+
+/// A run on its way into the layer.
+struct Line<'r> {
+    run: &'r Run,
+    at: usize,
+    /// The path of the next entry.
+    next: Option<Vec<u8>>,
+}
+
+impl Line<'_> {
+    fn new(run: &Run) -> Line<'_> {
+        let mut line = Line {
+            run,
+            at: 0,
+            next: None,
+        };
+        line.find_next();
+        line
+    }
+
+    fn find_next(&mut self) {
+        while self.run.gone.contains(&self.at) {
+            self.at += 1;
+        }
+        self.next = (self.at < self.run.spots.len()).then(|| self.run.path(self.at));
+    }
+
+    fn take(&mut self) -> Result<Option<Change>, BuildError> {
+        if self.next.is_none() {
+            return Ok(None);
+        }
+        let spot = self.run.spots[self.at];
+        let is_file = matches!(self.run.tree.at(spot).kind, KindRef::File { .. });
+        let content = is_file.then(|| self.run.tree.digest_at(spot)).transpose()?;
+        let change = self.run.change(self.at, content);
+        self.at += 1;
+        self.find_next();
+        Ok(Some(change))
     }
 }
 
@@ -357,6 +567,19 @@ pub(super) fn display(path: &[u8]) -> String {
         "/{}",
         String::from_utf8_lossy(path.strip_prefix(b"/").unwrap_or(path))
     )
+}
+
+// Whether an entry is a file that the stack below has already.
+fn is_same(base: &Stack, entry: &Entry) -> bool {
+    matches!(
+        entry.kind,
+        Kind::File {
+            content: Some(_),
+            ..
+        }
+    ) && base
+        .lookup(&entry.path)
+        .is_some_and(|below| below.entry.meta == entry.meta && below.entry.kind == entry.kind)
 }
 
 // Whether an entry is a directory that the stack below has with the same mode, owner and attributes.
@@ -454,8 +677,9 @@ mod tests {
     }
 
     fn finished(draft: Draft<'_>) -> Vec<(String, Kind)> {
-        let changes = draft.finish().into_iter();
+        let changes = draft.finish().unwrap();
         changes
+            .iter()
             .map(|c| (String::from_utf8(c.entry.path).unwrap(), c.entry.kind))
             .collect()
     }

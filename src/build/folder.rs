@@ -8,13 +8,13 @@ use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags};
 
 use crate::dockerfile::ignore::{Ignore, State};
-use crate::layer::{Entry, Kind, Meta, Toc};
+use crate::layer::{Entry, Kind, Meta, Toc, TocBuilder};
 use crate::oci::{Digest, Hasher};
 use crate::store::{FileHashes, FileStamp, Store, StoreError};
 
@@ -23,13 +23,40 @@ use super::BuildError;
 /// What a file to be hashed is read in: larger pieces are no faster, smaller ones cost calls.
 const READ_BYTES: usize = 256 * 1024;
 
-/// A folder that was walked.
+/// A folder that was walked. Its files go by their places in the table of its entries.
 pub(super) struct Folder {
     path: PathBuf,
     root: Arc<OwnedFd>,
-    files: HashMap<Vec<u8>, FileStamp>,
-    links: HashMap<Vec<u8>, (u64, u64)>,
-    hashes: Option<FileHashes>,
+    files: Vec<Option<Seen>>,
+    /// Files with several names.
+    links: HashMap<usize, (u64, u64)>,
+    /// Whose hashes are kept from build to build, by this name.
+    known_as: Option<String>,
+}
+
+/// A regular file.
+struct Seen {
+    /// `None` for times that do not fit: such a file is hashed in each build.
+    stamp: Option<FileStamp>,
+    content: OnceLock<Content>,
+}
+
+/// What a file's content hashes to.
+#[derive(Clone, Copy)]
+struct Content {
+    sha256: [u8; 32],
+    origin: Origin,
+}
+
+/// Where a hash is from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// An earlier build: the stamp vouches for it.
+    Known,
+    /// This build, and the stamp will vouch for it.
+    New,
+    /// This build, of a file that had just changed.
+    Racy,
 }
 
 impl Folder {
@@ -48,12 +75,12 @@ impl Folder {
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         let mut walk = Walk {
             ignore,
-            entries: Vec::new(),
-            files: HashMap::new(),
+            table: TocBuilder::default(),
+            files: Vec::new(),
             links: HashMap::new(),
         };
         let top = stat(&root, c"").map_err(failed)?;
-        walk.entries.push(entry_of(
+        walk.put(entry_of(
             Vec::new(),
             &top,
             Kind::Directory {
@@ -67,19 +94,22 @@ impl Folder {
                 source: source.into(),
             })?;
         let Walk {
-            entries,
+            table,
             files,
             links,
             ..
         } = walk;
+        if let Some(hashes) = &hashes {
+            recall(hashes, &files);
+        }
         let folder = Folder {
             path: path.to_owned(),
             root: Arc::new(root),
             files,
             links,
-            hashes,
+            known_as: hashes.map(FileHashes::into_context),
         };
-        Ok((folder, Toc::from_entries(entries)))
+        Ok((folder, table.into_toc()))
     }
 
     /// The folder's descriptor.
@@ -88,19 +118,20 @@ impl Folder {
     }
 
     /// Which inode a file with several names is.
-    pub(super) fn link(&self, path: &[u8]) -> Option<(u64, u64)> {
-        self.links.get(path).copied()
+    pub(super) fn link(&self, at: usize) -> Option<(u64, u64)> {
+        self.links.get(&at).copied()
     }
 
-    /// What a file's content hashes to.
-    pub(super) fn digest(&self, path: &[u8]) -> Result<Digest, BuildError> {
-        let known = self.hashes.as_ref().zip(self.files.get(path));
-        if let Some(digest) = known.and_then(|(hashes, stamp)| hashes.get(stamp)) {
-            return Ok(digest);
+    /// What the content of a file hashes to: the one at place `at`, whose path is `path`. It is read once.
+    pub(super) fn digest(&self, at: usize, path: &[u8]) -> Result<Digest, BuildError> {
+        let seen = self.files.get(at).and_then(Option::as_ref);
+        if let Some(content) = seen.and_then(|seen| seen.content.get()) {
+            return Ok(Digest::from_sha256(content.sha256));
         }
         let before = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
+        let before_ns = i128::try_from(before.as_nanos()).unwrap_or(i128::MAX);
         let failed = |source: std::io::Error| BuildError::Context {
             path: self.path.join(lossy(path)),
             source,
@@ -109,21 +140,40 @@ impl Folder {
         let file = rustix::fs::openat(&*self.root, path, flags, Mode::empty())
             .map_err(|e| failed(e.into()))?;
         let digest = hash_file(&mut std::fs::File::from(file)).map_err(failed)?;
-        if let Some((hashes, stamp)) = known {
-            hashes.put(
-                *stamp,
-                digest,
-                i128::try_from(before.as_nanos()).unwrap_or(i128::MAX),
-            );
-        }
-        Ok(digest)
+        let (Some(seen), Ok(sha256)) = (seen, digest.bytes().try_into()) else {
+            return Ok(digest);
+        };
+        let racy = (seen.stamp).is_none_or(|stamp| stamp.is_racy(before_ns));
+        let origin = if racy { Origin::Racy } else { Origin::New };
+        // Whoever was first: the steps of a build see one content.
+        let content = seen.content.get_or_init(|| Content { sha256, origin });
+        Ok(Digest::from_sha256(content.sha256))
     }
 
     /// Keeps what was hashed for the next build.
     pub(super) fn save_hashes(&self, store: &Store) -> Result<(), StoreError> {
-        self.hashes
-            .as_ref()
-            .map_or(Ok(()), |hashes| hashes.save(store))
+        let Some(context) = &self.known_as else {
+            return Ok(());
+        };
+        let seen = self.files.iter().flatten();
+        let contents = seen.filter_map(|seen| Some((seen.stamp?, seen.content.get()?)));
+        if !contents.clone().any(|(_, c)| c.origin == Origin::New) {
+            return Ok(());
+        }
+        let sound = contents.filter(|(_, content)| content.origin != Origin::Racy);
+        let known = sound.map(|(stamp, content)| (stamp, content.sha256));
+        FileHashes::load(store, context)?.save(store, known)
+    }
+}
+
+// What is known from earlier builds.
+fn recall(hashes: &FileHashes, files: &[Option<Seen>]) {
+    for seen in files.iter().flatten() {
+        if let Some(sha256) = seen.stamp.as_ref().and_then(|stamp| hashes.get(stamp)) {
+            let origin = Origin::Known;
+            // Nobody else has it yet.
+            let _first = seen.content.set(Content { sha256, origin });
+        }
     }
 }
 
@@ -144,14 +194,19 @@ fn hash_file(file: &mut std::fs::File) -> std::io::Result<Digest> {
 
 struct Walk<'a> {
     ignore: Option<&'a Ignore>,
-    entries: Vec<Entry>,
-    files: HashMap<Vec<u8>, FileStamp>,
-    links: HashMap<Vec<u8>, (u64, u64)>,
+    table: TocBuilder,
+    files: Vec<Option<Seen>>,
+    links: HashMap<usize, (u64, u64)>,
 }
 
 type WalkError = (Vec<u8>, rustix::io::Errno);
 
 impl Walk<'_> {
+    fn put(&mut self, entry: Entry) {
+        self.table.push(&entry);
+        self.files.resize_with(self.table.len(), || None);
+    }
+
     // `rules`: which of them matched the directory or one above it.
     fn directory(
         &mut self,
@@ -198,8 +253,8 @@ impl Walk<'_> {
         let stat = stat(dir, name).map_err(|e| (path.clone(), e))?;
         let kind = match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
             FileType::Directory => {
-                let at = self.entries.len();
-                self.entries.push(entry_of(
+                let at = self.table.len();
+                self.put(entry_of(
                     path.clone(),
                     &stat,
                     Kind::Directory {
@@ -212,19 +267,21 @@ impl Walk<'_> {
                     .map_err(|e| (path.clone(), e))?;
                 self.directory(&inner, path, &rules)?;
                 // An excluded directory is there only for what was brought back in it.
-                if excluded && self.entries.len() == at + 1 {
-                    self.entries.pop();
+                if excluded && self.table.len() == at + 1 {
+                    self.table.pop();
+                    self.files.truncate(at);
                 }
                 return Ok(());
             }
             _ if excluded => return Ok(()),
             FileType::RegularFile => {
-                if let Some(stamp) = stamp(&stat) {
-                    self.files.insert(path.clone(), stamp);
-                }
+                self.files.push(Some(Seen {
+                    stamp: stamp(&stat),
+                    content: OnceLock::new(),
+                }));
                 if stat.stx_nlink > 1 {
-                    self.links
-                        .insert(path.clone(), (device(&stat), stat.stx_ino));
+                    let inode = (device(&stat), stat.stx_ino);
+                    self.links.insert(self.table.len(), inode);
                 }
                 Kind::File {
                     size_bytes: stat.stx_size,
@@ -250,7 +307,7 @@ impl Walk<'_> {
             // A socket means nothing in an image.
             _ => return Ok(()),
         };
-        self.entries.push(entry_of(path.clone(), &stat, kind));
+        self.put(entry_of(path.clone(), &stat, kind));
         Ok(())
     }
 }
@@ -329,9 +386,10 @@ mod tests {
         let (folder, toc) = Folder::walk(dir.path(), None, None).unwrap();
         let meta = toc.get(b"a").unwrap().meta;
         assert_eq!((meta.uid, meta.gid), (0, 0));
-        assert!(folder.link(b"a").is_some());
-        assert_eq!(folder.link(b"a"), folder.link(b"b"));
-        assert_eq!(folder.digest(b"b").unwrap(), Digest::of(b"x"));
-        assert!(folder.digest(b"missing").is_err());
+        // After the root.
+        assert!(folder.link(1).is_some());
+        assert_eq!(folder.link(1), folder.link(2));
+        assert_eq!(folder.digest(2, b"b").unwrap(), Digest::of(b"x"));
+        assert!(folder.digest(3, b"missing").is_err());
     }
 }

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::layer::{Entry, Kind};
+use crate::layer::{Entry, Kind, Meta};
 use crate::oci::{Digest, Hasher};
 
 /// Writes a listing, line by line.
@@ -67,8 +67,12 @@ impl<'a> Listing<'a> {
 
     /// Adds an entry at `path`; `content` is a regular file's.
     pub(super) fn entry(&mut self, path: &[u8], entry: &Entry, content: Option<Digest>) {
-        let meta = &entry.meta;
-        self.line.push(match &entry.kind {
+        self.parts(path, &entry.meta, &entry.kind, content);
+    }
+
+    /// Adds what is at `path`.
+    pub(super) fn parts(&mut self, path: &[u8], meta: &Meta, kind: &Kind, content: Option<Digest>) {
+        self.line.push(match kind {
             Kind::File { .. } => b'F',
             Kind::Directory { .. } => b'D',
             Kind::Symlink { .. } => b'L',
@@ -82,7 +86,7 @@ impl<'a> Listing<'a> {
         for number in [meta.mode, meta.uid, meta.gid] {
             self.line.extend_from_slice(&number.to_le_bytes());
         }
-        match &entry.kind {
+        match kind {
             Kind::File { size_bytes, .. } => {
                 self.line.extend_from_slice(&size_bytes.to_le_bytes());
                 let digest = content.as_ref().map_or(&[][..], Digest::bytes);

@@ -21,7 +21,6 @@ use super::engine::{Engine, Layers, Outcome, make_layer_dir, open_dir};
 use super::key::Key;
 use super::listing;
 use super::run::by_descriptor;
-use super::select::relative;
 use super::transfer::Part;
 use super::tree::Tree;
 use super::{BuildError, select, ssh};
@@ -82,14 +81,9 @@ impl Engine<'_> {
                 } => {
                     let tree = self.origin(origin, inputs, false)?;
                     let at = tree.resolve(source.as_bytes())?;
-                    if tree.lookup(&at).is_none() {
+                    let Some(files) = select::Files::of(&tree, &at) else {
                         return Err(self.no_mount_source(source, origin, &tree));
-                    }
-                    let files: Vec<_> = tree
-                        .walk(&at)
-                        .into_iter()
-                        .map(|found| (relative(&found.entry.path, &at), found))
-                        .collect();
+                    };
                     let part = Part::seen(tree, files);
                     let digest = listing::digest(|listing| part.list(listing))?;
                     key.add(&format!("bind {target}"), &digest.to_string());

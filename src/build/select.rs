@@ -3,7 +3,8 @@
 use crate::dockerfile::glob::{Pattern, has_wildcards};
 use crate::dockerfile::ignore::Ignore;
 use crate::dockerfile::nearest;
-use crate::layer::{Found, Meta, Source};
+use crate::layer::entry::is_below;
+use crate::layer::{Found, Meta, Source, Spot};
 use crate::oci::Digest;
 use crate::plan::graph::{CopyOp, CopySource};
 
@@ -25,14 +26,93 @@ pub(super) struct Item {
 impl Item {
     /// Whether it is a directory, whose members are copied.
     pub(super) fn is_directory(&self) -> bool {
-        matches!(&self.content, Content::Files(files) if files[0].1.entry.is_dir())
+        matches!(&self.content, Content::Files(files) if files.is_directory())
+    }
+}
+
+/// A path of a tree, and what is selected below it.
+pub(super) struct Files {
+    /// The source itself.
+    top: Found,
+    /// Nothing for a root that no layer speaks of.
+    spot: Option<Spot>,
+    /// In order; the directories on the way to what is selected are with it.
+    below: Vec<Spot>,
+}
+
+impl Files {
+    /// What is at `path` (resolved) and all below it; `None` if nothing is there.
+    pub(super) fn of(tree: &Tree, path: &[u8]) -> Option<Files> {
+        let top = tree.lookup(path)?;
+        let below = match top.entry.is_dir() {
+            true => tree.spots_below(path),
+            false => Vec::new(),
+        };
+        Some(Files {
+            top,
+            spot: tree.spot(path),
+            below,
+        })
+    }
+
+    /// The source itself.
+    pub(super) fn top(&self) -> &Found {
+        &self.top
+    }
+
+    /// Where it is in its tree, if that is anywhere.
+    pub(super) fn spot(&self) -> Option<Spot> {
+        self.spot
+    }
+
+    /// What is selected below it.
+    pub(super) fn below(&self) -> &[Spot] {
+        &self.below
+    }
+
+    /// Whether it is a directory.
+    pub(super) fn is_directory(&self) -> bool {
+        self.top.entry.is_dir()
+    }
+
+    /// A path below the source, from there on.
+    pub(super) fn relative<'p>(&self, path: &'p [u8]) -> &'p [u8] {
+        relative(path, &self.top.entry.path)
+    }
+
+    // Leaves what include and exclude patterns let through, with the directories that lead there.
+    fn keep(&mut self, tree: &Tree, include: Option<&Ignore>, exclude: Option<&Ignore>) {
+        if include.is_none() && exclude.is_none() {
+            return;
+        }
+        let all = std::mem::take(&mut self.below);
+        // Directories that are there only if something in them is; they are the ancestors of the current path.
+        let mut pending: Vec<Spot> = Vec::new();
+        for spot in all {
+            let entry = tree.at(spot);
+            while pending
+                .last()
+                .is_some_and(|dir| !is_below(tree.at(*dir).path, entry.path))
+            {
+                pending.pop();
+            }
+            let path = self.relative(entry.path);
+            let wanted = include.is_none_or(|i| i.matches(path))
+                && !exclude.is_some_and(|e| e.matches(path));
+            if wanted {
+                self.below.append(&mut pending);
+                self.below.push(spot);
+            } else if entry.is_dir() {
+                pending.push(spot);
+            }
+        }
     }
 }
 
 /// What a source holds.
 pub(super) enum Content {
-    /// A file or link, or a directory and what is selected in it; paths relative to the source, which is first.
-    Files(Vec<(Vec<u8>, Found)>),
+    /// A file or link, or a directory and what is selected in it.
+    Files(Files),
     /// A file that is in no tree: a here-document or a download.
     Bytes {
         meta: Meta,
@@ -79,25 +159,11 @@ pub(super) fn select(
                     .unwrap_or_default()
                     .to_vec();
                 let found = tree.resolve(&at)?;
-                let Some(top) = tree.lookup(&found) else {
+                let Some(mut files) = Files::of(tree, &found) else {
                     return Err(not_found(path, tree).into());
                 };
-                if !top.entry.is_dir() {
-                    // `--exclude` is for what is below a source: BuildKit copies a file that was named, or that a wildcard
-                    // found.
-                    items.push(Item {
-                        name,
-                        from: at,
-                        content: Content::Files(vec![(Vec::new(), top)]),
-                    });
-                    continue;
-                }
-                let below = tree.walk(&found).into_iter();
-                let files = keep(
-                    below.map(|f| (relative(&f.entry.path, &found), f)),
-                    None,
-                    excludes.as_ref(),
-                );
+                // `--exclude` is for what is below a source: BuildKit copies a file that was named, or that a wildcard found.
+                files.keep(tree, None, excludes.as_ref());
                 items.push(Item {
                     name,
                     from: at,
@@ -113,13 +179,8 @@ pub(super) fn select(
 /// The whole of a tree, as one source.
 pub(super) fn select_all(tree: &Tree, op: &CopyOp) -> Result<Item, BuildError> {
     let excludes = filter(&op.excludes)?;
-    let files = keep(
-        tree.walk(b"")
-            .into_iter()
-            .map(|f| (f.entry.path.clone(), f)),
-        None,
-        excludes.as_ref(),
-    );
+    let mut files = Files::of(tree, b"").ok_or_else(|| not_found("/", tree))?;
+    files.keep(tree, None, excludes.as_ref());
     Ok(Item {
         name: Vec::new(),
         from: Vec::new(),
@@ -170,7 +231,7 @@ fn by_names(path: &str, tree: &Tree) -> Option<String> {
 fn elsewhere(path: &str, tree: &Tree) -> Option<String> {
     let name = path.trim_end_matches('/').rsplit('/').next()?;
     let is_it = |f: &Found| f.entry.name().eq_ignore_ascii_case(name.as_bytes());
-    let found = tree.walk(b"").into_iter().find(is_it)?;
+    let found = tree.walk(b"").find(is_it)?;
     Some(String::from_utf8_lossy(&found.entry.path).into_owned())
 }
 
@@ -182,24 +243,20 @@ fn select_parents(path: &str, op: &CopyOp, tree: &Tree) -> Result<Vec<Item>, Bui
     let pattern = String::from_utf8_lossy(&clean).into_owned();
     for at in expand(base, tree)? {
         let found = tree.resolve(&at)?;
-        if tree.lookup(&found).is_none() {
+        let Some(mut files) = Files::of(tree, &found) else {
             return Err(not_found(path, tree).into());
-        }
-        let all = tree
-            .walk(&found)
-            .into_iter()
-            .map(|f| (relative(&f.entry.path, &found), f));
-        let files = if pattern.is_empty() {
-            keep(all, None, excludes.as_ref())
-        } else {
-            let include = Ignore::from_patterns(std::slice::from_ref(&pattern)).map_err(|_| {
-                CopyError::Pattern {
-                    pattern: pattern.clone(),
-                }
-            })?;
-            keep(all, Some(&include), excludes.as_ref())
         };
-        if files.len() <= 1 && !has_wildcards(&pattern) && !pattern.is_empty() {
+        let include = match pattern.is_empty() {
+            true => None,
+            false => {
+                let include = Ignore::from_patterns(std::slice::from_ref(&pattern));
+                Some(include.map_err(|_| CopyError::Pattern {
+                    pattern: pattern.clone(),
+                })?)
+            }
+        };
+        files.keep(tree, include.as_ref(), excludes.as_ref());
+        if files.below.is_empty() && !has_wildcards(&pattern) && !pattern.is_empty() {
             return Err(not_found(path, tree).into());
         }
         items.push(Item {
@@ -222,42 +279,9 @@ fn filter(patterns: &[String]) -> Result<Option<Ignore>, CopyError> {
         })
 }
 
-// What include and exclude patterns let through, with the directories that lead there. The first entry, the source
-// itself, always stays.
-fn keep(
-    entries: impl Iterator<Item = (Vec<u8>, Found)>,
-    include: Option<&Ignore>,
-    exclude: Option<&Ignore>,
-) -> Vec<(Vec<u8>, Found)> {
-    let mut kept: Vec<(Vec<u8>, Found)> = Vec::new();
-    // Directories that are there only if something in them is; they are the ancestors of the current path.
-    let mut pending: Vec<(Vec<u8>, Found)> = Vec::new();
-    for (path, found) in entries {
-        if path.is_empty() {
-            kept.push((path, found));
-            continue;
-        }
-        while pending
-            .last()
-            .is_some_and(|(dir, _)| !(path.starts_with(dir) && path.get(dir.len()) == Some(&b'/')))
-        {
-            pending.pop();
-        }
-        let wanted =
-            include.is_none_or(|i| i.matches(&path)) && !exclude.is_some_and(|e| e.matches(&path));
-        if wanted {
-            kept.append(&mut pending);
-            kept.push((path, found));
-        } else if found.entry.is_dir() {
-            pending.push((path, found));
-        }
-    }
-    kept
-}
-
-pub(super) fn relative(path: &[u8], base: &[u8]) -> Vec<u8> {
+fn relative<'p>(path: &'p [u8], base: &[u8]) -> &'p [u8] {
     let rest = path.strip_prefix(base).unwrap_or(path);
-    rest.strip_prefix(b"/").unwrap_or(rest).to_vec()
+    rest.strip_prefix(b"/").unwrap_or(rest)
 }
 
 // The paths that a source names: itself, or what its pattern matches, each clean and without following links but in the

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::dockerfile::footgun;
 use crate::dockerfile::glob::has_wildcards;
-use crate::layer::{Change, Kind, Source, Stack, Toc};
+use crate::layer::{Changes, Kind, KindRef, Source, Spot, Stack, Toc};
 use crate::plan::graph::{CopyOp, CopySource, Origin, VertexId, WorkdirOp};
 use crate::plan::redacted;
 use crate::store::{PathBytes, Remark};
@@ -19,7 +19,7 @@ use super::folder::Folder;
 use super::git::{self, GitUrl};
 use super::key::Key;
 use super::listing::{self, Listing};
-use super::select::{self, Content, Item};
+use super::select::{self, Content, Files, Item};
 use super::tree::Tree;
 use super::{BuildError, CopyError, archive, footguns, users};
 
@@ -37,7 +37,7 @@ pub(super) struct Part {
 
 impl Part {
     /// Files that are only looked at.
-    pub(super) fn seen(tree: Arc<Tree>, files: Vec<(Vec<u8>, crate::layer::Found)>) -> Part {
+    pub(super) fn seen(tree: Arc<Tree>, files: Files) -> Part {
         let item = Item {
             name: Vec::new(),
             from: Vec::new(),
@@ -155,7 +155,7 @@ impl Engine<'_> {
                         .map_err(|e| self.explain_missing(e, path, &op.origin))?;
                     // The first of `--parents` is where the pattern starts from.
                     let matched = |item: &Item| match &item.content {
-                        Content::Files(files) => files.len() > usize::from(op.parents),
+                        Content::Files(files) => !op.parents || !files.below().is_empty(),
                         Content::Bytes { .. } => true,
                     };
                     if has_wildcards(path) && !items.iter().any(matched) {
@@ -324,7 +324,7 @@ impl Engine<'_> {
         prepared: Prepared,
         inputs: &BTreeMap<VertexId, Outcome>,
         remarks: &mut Vec<Remark>,
-    ) -> Result<(Vec<Change>, Vec<PathBytes>), BuildError> {
+    ) -> Result<(Changes, Vec<PathBytes>), BuildError> {
         let mut copied = self.sources(op, &prepared);
         let mut places = copied.iter_mut();
         let mut put = |to: Vec<u8>| {
@@ -396,7 +396,7 @@ impl Engine<'_> {
         }
         let to = copied.iter().map(|c| c.to.clone()).collect();
         self.taken.set(id, copied);
-        Ok((draft.finish(), to))
+        Ok((draft.finish()?, to))
     }
 
     // Reads files of the layers below; they are unpacked only if there is something to read.
@@ -411,7 +411,7 @@ impl Engine<'_> {
     fn unpacked(&self, tree: &Tree, item: &Item) -> Result<Option<Tree>, BuildError> {
         let source = match &item.content {
             Content::Bytes { source, .. } => source.clone(),
-            Content::Files(files) => match tree.follow_hard_link(&files[0].1) {
+            Content::Files(files) => match tree.follow_hard_link(files.top()) {
                 Some(found) if matches!(found.entry.kind, Kind::File { .. }) => tree.source(&found),
                 _ => return Ok(None),
             },
@@ -442,7 +442,7 @@ impl Engine<'_> {
         op: &WorkdirOp,
         below: &Layers,
         remarks: &mut Vec<Remark>,
-    ) -> Result<Vec<Change>, BuildError> {
+    ) -> Result<Changes, BuildError> {
         let stack = self.stack(below)?;
         let mut draft = Draft::new(&stack, now());
         let path = draft.resolve(op.path.as_bytes())?;
@@ -456,31 +456,43 @@ impl Engine<'_> {
             users::owner(&op.user, &self.reader(below))?
         };
         draft.make_dirs(&path, 0o755, uid, gid)?;
-        Ok(draft.finish())
+        draft.finish()
     }
 }
 
 /// Lists files, with their contents.
-fn list_files(
+fn list_files(listing: &mut Listing<'_>, tree: &Tree, files: &Files) -> Result<(), BuildError> {
+    match files.spot() {
+        Some(top) => list_file(listing, tree, b"", top)?,
+        None => listing.entry(b"", &files.top().entry, None),
+    }
+    for spot in files.below() {
+        list_file(listing, tree, files.relative(tree.at(*spot).path), *spot)?;
+    }
+    Ok(())
+}
+
+fn list_file(
     listing: &mut Listing<'_>,
     tree: &Tree,
-    files: &[(Vec<u8>, crate::layer::Found)],
+    path: &[u8],
+    spot: Spot,
 ) -> Result<(), BuildError> {
-    for (path, found) in files {
-        let first;
-        let found = match &found.entry.kind {
-            Kind::HardLink { .. } => {
-                first = first_name(tree, found)?;
-                &first
-            }
-            _ => found,
-        };
-        let content = match &found.entry.kind {
-            Kind::File { .. } => Some(tree.digest(found)?),
+    let entry = tree.at(spot);
+    if let KindRef::HardLink { .. } = entry.kind {
+        let first = first_name(tree, &tree.found(spot))?;
+        let content = match first.entry.kind {
+            Kind::File { .. } => Some(tree.digest(&first)?),
             _ => None,
         };
-        listing.entry(path, &found.entry, content);
+        listing.entry(path, &first.entry, content);
+        return Ok(());
     }
+    let content = match entry.kind {
+        KindRef::File { .. } => Some(tree.digest_at(spot)?),
+        _ => None,
+    };
+    listing.parts(path, &entry.meta(), &entry.kind.to_kind(), content);
     Ok(())
 }
 
@@ -496,6 +508,6 @@ pub(super) fn repository_tree(folder: &Path) -> Result<Tree, BuildError> {
         };
         entry
     });
-    let toc = Toc::from_entries(entries.collect());
+    let toc: Toc = entries.collect();
     Ok(Tree::of_folder(Arc::new(folder), toc))
 }

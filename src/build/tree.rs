@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::layer::{Entry, Found, Kind, Source, Stack, Toc};
+use crate::layer::{Entry, EntryRef, Found, Kind, KindRef, Source, Spot, Stack, Toc};
 use crate::oci::Digest;
 
 use super::BuildError;
@@ -103,8 +103,31 @@ impl Tree {
     }
 
     /// `path` and all below it, in order.
-    pub(super) fn walk(&self, path: &[u8]) -> Vec<Found> {
-        self.stack.walk(path).collect()
+    pub(super) fn walk(&self, path: &[u8]) -> impl Iterator<Item = Found> + '_ {
+        self.stack.walk(path)
+    }
+
+    /// What is at `path`, as [`Tree::lookup`] says; a root that no layer speaks of has no spot.
+    pub(super) fn spot(&self, path: &[u8]) -> Option<Spot> {
+        self.stack.spot(path)
+    }
+
+    /// All below `path`, in order.
+    pub(super) fn spots_below(&self, path: &[u8]) -> Vec<Spot> {
+        self.stack.spots_below(path)
+    }
+
+    /// The entry at a spot.
+    pub(super) fn at(&self, spot: Spot) -> EntryRef<'_> {
+        self.stack.entry_at(spot)
+    }
+
+    /// The same, to keep.
+    pub(super) fn found(&self, spot: Spot) -> Found {
+        Found {
+            entry: self.at(spot).to_entry(),
+            layer: spot.layer(),
+        }
     }
 
     /// `path` with all links followed inside the tree.
@@ -144,14 +167,14 @@ impl Tree {
         None
     }
 
-    /// What all names of a file have in common.
-    pub(super) fn link_id(&self, found: &Found) -> Option<LinkId> {
+    /// What all names of a file have in common; `None` for one that has no others that are known of.
+    pub(super) fn link_id(&self, spot: Spot) -> Option<LinkId> {
         match &self.files {
             Files::Folder(folder) => folder
-                .link(&found.entry.path)
+                .link(spot.at())
                 .map(|(dev, ino)| LinkId::Inode(dev, ino)),
             Files::Layers(_) => {
-                let first = self.follow_hard_link(found)?;
+                let first = self.follow_hard_link(&self.found(spot))?;
                 Some(LinkId::Layer(first.layer, first.entry.path))
             }
         }
@@ -159,31 +182,62 @@ impl Tree {
 
     /// Where a regular file's bytes are.
     pub(super) fn source(&self, found: &Found) -> Source {
+        self.source_in(found.layer, &found.entry.path)
+    }
+
+    /// The same for the file at a spot.
+    pub(super) fn source_at(&self, spot: Spot) -> Source {
+        self.source_in(spot.layer(), self.at(spot).path)
+    }
+
+    fn source_in(&self, layer: usize, path: &[u8]) -> Source {
         let root = match &self.files {
             Files::Folder(folder) => Some(folder.root().clone()),
-            Files::Layers(roots) => roots.get(found.layer).cloned(),
+            Files::Layers(roots) => roots.get(layer).cloned(),
         };
         root.map_or(Source::None, |root| Source::File {
             root,
-            path: found.entry.path.clone(),
+            path: path.to_vec(),
         })
     }
 
     /// What a regular file's content hashes to.
     pub(super) fn digest(&self, found: &Found) -> Result<Digest, BuildError> {
-        match (&self.files, &found.entry.kind) {
+        match found.entry.kind {
+            Kind::File {
+                content: Some(digest),
+                ..
+            } => Ok(digest),
+            _ => {
+                let at = self.spot(&found.entry.path);
+                at.map_or_else(
+                    || self.no_digest(&found.entry.path),
+                    |at| self.digest_at(at),
+                )
+            }
+        }
+    }
+
+    /// The same of the file at a spot.
+    pub(super) fn digest_at(&self, spot: Spot) -> Result<Digest, BuildError> {
+        let entry = self.at(spot);
+        match (&self.files, entry.kind) {
             (
                 _,
-                Kind::File {
+                KindRef::File {
                     content: Some(digest),
                     ..
                 },
-            ) => Ok(*digest),
-            (Files::Folder(folder), _) => folder.digest(&found.entry.path),
-            (Files::Layers(_), _) => Err(BuildError::NoDigest {
-                path: draft::display(&found.entry.path),
-            }),
+            ) => Ok(digest),
+            (Files::Folder(folder), _) => folder.digest(spot.at(), entry.path),
+            (Files::Layers(_), _) => self.no_digest(entry.path),
         }
+    }
+
+    fn no_digest(&self, path: &[u8]) -> Result<Digest, BuildError> {
+        Err(BuildError::NoDigest {
+            path: draft::display(path),
+        })
     }
 
     /// A small file, links followed; `None` if there is none.

@@ -221,7 +221,7 @@ impl ImportArgs {
 
 /// Everything of a tree as changes to nothing. Device nodes come from the table: an ordinary user cannot make them, and the layer
 /// has them all the same. Parents that the tar left out get a header, so that the layer leans on nothing.
-fn changes(toc: &layer::Toc, root: &Root) -> Vec<Change> {
+fn changes(toc: &layer::Toc, root: &Root) -> layer::Changes {
     toc.entries()
         .filter(|e| !e.path.is_empty())
         .map(|mut entry| {

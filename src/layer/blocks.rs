@@ -27,7 +27,7 @@ use super::pipe::{Buffer, Piece, Pool, hash_contents, hash_contents_seen, hash_s
 use super::reuse::{Block, EarlierBlocks, Identity, Known, identity_of_bytes};
 use super::tar::{OPAQUE, field};
 use super::unpack::join;
-use super::{Entry, LayerError, PackOptions};
+use super::{LayerError, PackOptions};
 use crate::oci::{DiffId, Digest, Hasher};
 
 /// Blocks beside those that the compressors hold: one is filled, one is hashed twice, one is written, two wait.
@@ -45,7 +45,6 @@ pub(super) struct Written {
     pub(super) digest: Digest,
     pub(super) size_bytes: u64,
     pub(super) unpacked_size_bytes: u64,
-    pub(super) entries: Vec<Entry>,
     pub(super) contents: Vec<Digest>,
     pub(super) blocks: Vec<Block>,
     /// In which content which secret is.
@@ -71,7 +70,7 @@ pub(super) fn write(
     options: &PackOptions,
     earlier: Option<&EarlierBlocks>,
     needles: Option<&Needles>,
-    produce: impl FnOnce(&mut Blocks) -> Result<Vec<Entry>, Stop>,
+    produce: impl FnOnce(&mut Blocks) -> Result<(), Stop>,
 ) -> Result<Written, LayerError> {
     let threads = match options.threads {
         0 => thread::available_parallelism().map_or(1, usize::from),
@@ -139,15 +138,15 @@ fn alone(
     mut blob: impl Write,
     options: &PackOptions,
     (outs, needles): (&Outs, Option<&Needles>),
-    packed: Result<Vec<Entry>, Stop>,
+    packed: Result<(), Stop>,
 ) -> Result<Written, LayerError> {
-    let entries = match packed {
-        Ok(entries) => entries,
+    match packed {
+        Ok(()) => {}
         Err(Stop::Failed(e)) => return Err(*e),
         Err(Stop::NobodyReads) => {
             return Err(LayerError::Output(io::ErrorKind::BrokenPipe.into()));
         }
-    };
+    }
     let block = Arc::new(block);
     let (sender, contents) = channel();
     // Its other end is there.
@@ -182,7 +181,6 @@ fn alone(
         digest: blob.digest.unwrap_or(diff_id),
         size_bytes: blob.size_bytes,
         unpacked_size_bytes,
-        entries,
         contents,
         blocks: blob.blocks,
         found,
@@ -277,26 +275,25 @@ fn start<'scope, 'env: 'scope>(
 }
 
 impl Line<'_> {
-    fn end(self, packed: Result<Vec<Entry>, Stop>) -> Result<Written, LayerError> {
+    fn end(self, packed: Result<(), Stop>) -> Result<Written, LayerError> {
         let written = join(self.writer);
         let (diff_id, unpacked_size_bytes) = join(self.diff);
         let (contents, found) = join(self.contents);
-        let entries = match packed {
-            Ok(entries) => entries,
+        match packed {
+            Ok(()) => {}
             Err(Stop::Failed(e)) => return Err(*e),
             Err(Stop::NobodyReads) => {
                 let why = written.err();
                 let why = why.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
                 return Err(LayerError::Output(why));
             }
-        };
+        }
         let blob = written.map_err(LayerError::Output)?;
         Ok(Written {
             diff_id: DiffId(diff_id),
             digest: blob.digest.unwrap_or(diff_id),
             size_bytes: blob.size_bytes,
             unpacked_size_bytes,
-            entries,
             contents,
             blocks: blob.blocks,
             found,

@@ -12,7 +12,8 @@ use super::dirfd::{is_overlay_whiteout, names, proc_path};
 use super::stack::Node;
 use super::tree::OWNER_XATTR;
 use super::{
-    Change, Entry, EntryRef, Kind, KindRef, LayerError, Meta, Ownership, Root, Source, Stack,
+    Change, Changes, Entry, EntryRef, Kind, KindRef, LayerError, Meta, Ownership, Root, Source,
+    Stack,
 };
 use crate::oci::{Digest, Hasher};
 
@@ -47,33 +48,34 @@ pub fn diff(
     upper: &Arc<OwnedFd>,
     lower: &Stack,
     options: &DiffOptions,
-) -> Result<Vec<Change>, LayerError> {
+) -> Result<Changes, LayerError> {
     let mut walk = Walk {
         upper: Root::new(Arc::clone(upper)),
         lower,
         options,
-        records: Vec::new(),
+        seen: Seen::default(),
     };
     walk.run()?;
-    Ok(select(walk.records))
+    Ok(walk.seen.select())
 }
 
-/// A path of the upper directory.
-struct Record {
-    change: Change,
-    /// The record of its directory.
-    parent: Option<usize>,
-    /// Whether it belongs into the layer.
-    changed: bool,
-    /// Device and inode of a file with several names.
-    inode: Option<(u64, u64)>,
+/// The paths of the upper directory.
+#[derive(Default)]
+struct Seen {
+    changes: Changes,
+    /// For each, the place of its directory.
+    parents: Vec<Option<usize>>,
+    /// For each, whether it belongs into the layer.
+    changed: Vec<bool>,
+    /// Device and inode of files with several names, by their places.
+    inodes: Vec<(usize, (u64, u64))>,
 }
 
 struct Walk<'a> {
     upper: Root,
     lower: &'a Stack,
     options: &'a DiffOptions<'a>,
-    records: Vec<Record>,
+    seen: Seen,
 }
 
 /// A directory whose content is still to be compared.
@@ -159,7 +161,7 @@ impl<'a> Walk<'a> {
         self.record(entry, parent, changed, inode);
         Ok(is_dir.then(|| Pending {
             path,
-            record: Some(self.records.len() - 1),
+            record: Some(self.seen.changes.len() - 1),
             lower: lower.filter(Node::is_dir),
             opaque,
         }))
@@ -179,12 +181,12 @@ impl<'a> Walk<'a> {
             },
             _ => Source::None,
         };
-        self.records.push(Record {
-            change: Change { entry, source },
-            parent,
-            changed,
-            inode,
-        });
+        let seen = &mut self.seen;
+        let inode = inode.map(|inode| (seen.changes.len(), inode));
+        seen.inodes.extend(inode);
+        seen.parents.push(parent);
+        seen.changed.push(changed);
+        seen.changes.push(Change { entry, source });
     }
 
     /// What is to be compared in a directory, the first last.
@@ -358,38 +360,48 @@ impl Step<'_> {
     }
 }
 
-/// The records that make the layer: the changed ones, all names of a file if one of them changed, and the directories above.
-fn select(mut records: Vec<Record>) -> Vec<Change> {
-    let mut inodes: HashMap<(u64, u64), bool> = HashMap::new();
-    for record in &records {
-        if let Some(inode) = record.inode {
-            *inodes.entry(inode).or_default() |= record.changed;
+impl Seen {
+    /// What makes the layer: the changed ones, all names of a file if one of them changed, and the directories above.
+    fn select(mut self) -> Changes {
+        let mut inodes: HashMap<(u64, u64), bool> = HashMap::new();
+        for (at, inode) in &self.inodes {
+            *inodes.entry(*inode).or_default() |= self.changed[*at];
         }
-    }
-    for at in (0..records.len()).rev() {
-        let inode = records[at].inode;
-        records[at].changed |= inode.is_some_and(|inode| inodes[&inode]);
-        if let (true, Some(parent)) = (records[at].changed, records[at].parent) {
-            records[parent].changed = true;
+        for (at, inode) in &self.inodes {
+            self.changed[*at] |= inodes[inode];
         }
-    }
-    // The first name has the content, the others link to it.
-    let mut first: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
-    let mut changes = Vec::with_capacity(records.len());
-    for mut record in records.into_iter().filter(|r| r.changed) {
-        if let Some(inode) = record.inode {
-            if let Some(target) = first.get(&inode) {
-                record.change.entry.kind = Kind::HardLink {
-                    target: target.clone(),
-                };
-                record.change.source = Source::None;
-            } else {
-                first.insert(inode, record.change.entry.path.clone());
+        for at in (0..self.changed.len()).rev() {
+            if let (true, Some(parent)) = (self.changed[at], self.parents[at]) {
+                self.changed[parent] = true;
             }
         }
-        changes.push(record.change);
+        if self.inodes.is_empty() && self.changed.iter().all(|changed| *changed) {
+            return self.changes;
+        }
+        // The first name has the content, the others link to it.
+        let mut first: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
+        let mut several = self.inodes.iter().peekable();
+        let mut kept = Changes::default();
+        for at in 0..self.changes.len() {
+            let inode = several.next_if(|(named, _)| *named == at);
+            if !self.changed[at] {
+                continue;
+            }
+            let mut change = self.changes.get(at);
+            if let Some((_, inode)) = inode {
+                if let Some(target) = first.get(inode) {
+                    change.entry.kind = Kind::HardLink {
+                        target: target.clone(),
+                    };
+                    change.source = Source::None;
+                } else {
+                    first.insert(*inode, change.entry.path.clone());
+                }
+            }
+            kept.push(change);
+        }
+        kept
     }
-    changes
 }
 
 fn is_opaque(dir: BorrowedFd, path: &[u8]) -> Result<bool, LayerError> {

@@ -25,6 +25,7 @@
 //! Does not know registries, names or builds, and mounts nothing.
 
 mod blocks;
+mod changes;
 mod compare;
 mod compress;
 mod diff;
@@ -35,6 +36,7 @@ mod leaks;
 mod pack;
 mod pipe;
 mod record;
+mod records;
 mod repack;
 mod reuse;
 mod root;
@@ -45,6 +47,7 @@ mod toc;
 mod tree;
 mod unpack;
 
+pub use changes::Changes;
 pub use compare::{Difference, PathDifference, Stored, compare, content_difference};
 pub use compress::{Compression, Decoder, Format, Level};
 pub use diff::{DiffOptions, diff};
@@ -53,10 +56,12 @@ pub use error::{LayerError, TarFault};
 pub use leaks::{Form, Leak, MIN_SECRET_BYTES, Needles};
 pub use pack::{Materialise, PackOptions, Packed, Times, pack, pack_after, pack_tree};
 pub use record::{EntryRef, KindRef};
+pub use records::Records as TocBuilder;
 pub use repack::{Repacked, repack};
 pub use reuse::{BlockTable, Earlier};
 pub use root::{Root, open_beneath, open_file_read};
 pub use scan::{Scanned, scan};
+pub(crate) use stack::Spot;
 pub use stack::{Found, Resolved, Stack};
 pub use toc::Toc;
 pub use tree::{Devices, Note, Ownership, TreeOptions, Whiteouts};

@@ -5,15 +5,18 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use super::blocks::{Blocks, Stop, Written, write};
-use super::entry::path_order;
+use super::blocks::{Blocks, Found, Stop, write};
 use super::error::text;
 use super::leaks::{Leak, Needles};
+use super::records::Records;
 use super::reuse::{BlockTable, Earlier};
 use super::root::open_file_read;
 use super::tar::{TRAILER_BYTES, padding_bytes, write_header};
 use super::tree::Tree;
-use super::{Change, Compression, Entry, Kind, LayerError, Note, Root, Source, Toc, TreeOptions};
+use super::{
+    Change, Changes, Compression, Entry, Kind, KindRef, LayerError, Note, Root, Source, Toc,
+    TreeOptions,
+};
 use crate::oci::{DiffId, Digest, MediaType};
 
 /// How a layer is packed.
@@ -86,7 +89,7 @@ pub struct Packed {
 ///
 /// `Ok` means that the whole blob was written and flushed, and the tree too. After an error both hold a part.
 pub fn pack(
-    changes: Vec<Change>,
+    changes: impl Into<Changes>,
     blob: impl Write + Send,
     options: &PackOptions,
     materialise: Option<&Materialise>,
@@ -107,17 +110,17 @@ pub fn pack(
 /// A file whose entry tells the digest of its content, and which turns out to have another, is an error: what was taken by
 /// that digest would be wrong.
 pub fn pack_after(
-    mut changes: Vec<Change>,
+    changes: impl Into<Changes>,
     blob: impl Write + Send,
     options: &PackOptions,
     materialise: Option<&Materialise>,
     earlier: Earlier,
     needles: Option<&Needles>,
 ) -> Result<Packed, LayerError> {
-    changes.sort_by(|a, b| path_order(&a.entry.path, &b.entry.path));
+    let mut changes = changes.into();
     let (earlier_blocks, earlier_tree) = earlier.split();
     let earlier_blocks = earlier_blocks.filter(|e| e.suits(options.compression));
-    let tree = materialise.map(|m| Tree::new(&m.root, m.tree, None));
+    let tree = materialise.map(|m| Tree::of_changes(&m.root, m.tree));
     let mut tree = tree.transpose()?;
     if let (Some(tree), Some(earlier)) = (&mut tree, earlier_tree) {
         tree.take_from(earlier);
@@ -126,21 +129,23 @@ pub fn pack_after(
         if options.compression != Compression::None {
             blocks.identify();
         }
-        pack_all(changes, options, blocks, tree.as_mut())
+        pack_all(&mut changes, options, blocks, tree.as_mut())
     })?;
-    check_contents(&written)?;
+    let mut records = changes.records;
+    check_contents(&records, &written.contents)?;
     let notes = match tree {
-        Some(tree) => tree.finish(written.contents.clone())?.1,
+        Some(tree) => tree.finish(Vec::new())?.1,
         None => Vec::new(),
     };
-    let leaks = needles.map_or_else(Vec::new, |n| leaks(n, &written));
+    let leaks = needles.map_or_else(Vec::new, |n| leaks(n, &records, &written.found));
+    records.set_contents(written.contents);
     Ok(Packed {
         leaks,
         diff_id: written.diff_id,
         digest: written.digest,
         size_bytes: written.size_bytes,
         unpacked_size_bytes: written.unpacked_size_bytes,
-        toc: table(written.entries, written.contents),
+        toc: records.into_toc(),
         media_type: options.compression.media_type(),
         notes,
         blocks: BlockTable::new(options.compression, written.blocks),
@@ -169,19 +174,24 @@ pub fn pack_tree(
         },
         entry,
     };
-    pack(toc.entries().map(change).collect(), blob, options, None)
+    pack(
+        toc.entries().map(change).collect::<Changes>(),
+        blob,
+        options,
+        None,
+    )
 }
 
 /// Fails if a file has not the content that its entry promised.
-fn check_contents(written: &Written) -> Result<(), LayerError> {
-    let files = written.entries.iter().filter_map(|e| match e.kind {
-        Kind::File {
+fn check_contents(records: &Records, contents: &[Digest]) -> Result<(), LayerError> {
+    let files = records.iter().filter_map(|e| match e.kind {
+        KindRef::File {
             size_bytes,
             content,
-        } => Some((&e.path, size_bytes, content)),
+        } => Some((e.path, size_bytes, content)),
         _ => None,
     });
-    for ((path, expected_bytes, promised), content) in files.zip(&written.contents) {
+    for ((path, expected_bytes, promised), content) in files.zip(contents) {
         if promised.is_some_and(|promised| promised != *content) {
             return Err(LayerError::Changed {
                 path: text(path),
@@ -193,45 +203,38 @@ fn check_contents(written: &Written) -> Result<(), LayerError> {
 }
 
 /// What was found, by the files' paths.
-fn leaks(needles: &Needles, written: &Written) -> Vec<Leak> {
-    let entries = written.entries.iter();
-    let mut leaks: Vec<Leak> = entries.flat_map(|entry| needles.in_names(entry)).collect();
-    let is_file = |entry: &&Entry| matches!(entry.kind, Kind::File { .. });
-    let files: Vec<&Entry> = written.entries.iter().filter(is_file).collect();
-    leaks.extend(written.found.iter().map(|(content, secret, form)| {
+fn leaks(needles: &Needles, records: &Records, found: &[Found]) -> Vec<Leak> {
+    let entries = records.iter().map(|entry| entry.to_entry());
+    let mut leaks: Vec<Leak> = entries.flat_map(|entry| needles.in_names(&entry)).collect();
+    let is_file = |at: &usize| matches!(records.at(*at).kind, KindRef::File { .. });
+    let files: Vec<usize> = (0..records.len()).filter(is_file).collect();
+    leaks.extend(found.iter().map(|(content, secret, form)| {
         // A path that holds a secret is not shown.
-        let path = &files[*content].path;
+        let path = records.at(files[*content]).path;
         Leak {
             secret: needles.name(*secret).to_owned(),
             form: *form,
-            path: needles.find(path).is_empty().then(|| path.clone()),
+            path: needles.find(path).is_empty().then(|| path.to_vec()),
         }
     }));
     leaks.dedup();
     leaks
 }
 
-/// The table of what was packed; `contents` are in the order of the files.
-fn table(mut entries: Vec<Entry>, contents: Vec<Digest>) -> Toc {
-    let mut sums = contents.into_iter();
-    for entry in &mut entries {
-        if let Kind::File { content, .. } = &mut entry.kind {
-            *content = sums.next();
-        }
-    }
-    Toc::from_entries(entries)
-}
-
 fn pack_all(
-    changes: Vec<Change>,
+    changes: &mut Changes,
     options: &PackOptions,
     blocks: &mut Blocks,
     mut tree: Option<&mut Tree>,
-) -> Result<Vec<Entry>, Stop> {
-    let mut entries = Vec::with_capacity(changes.len());
+) -> Result<(), Stop> {
     let mut header = Vec::new();
-    for Change { mut entry, source } in changes {
-        entry.meta.mtime = options.times.of(entry.meta.mtime);
+    for at in 0..changes.len() {
+        let Change { mut entry, source } = changes.get(at);
+        let mtime = options.times.of(entry.meta.mtime);
+        if mtime != entry.meta.mtime {
+            entry.meta.mtime = mtime;
+            changes.records.set_mtime(at, mtime);
+        }
         header.clear();
         write_header(&mut header, &entry)?;
         blocks.header(&header)?;
@@ -250,11 +253,9 @@ fn pack_all(
         if let (Some(tree), Some(file)) = (&mut tree, &file) {
             tree.finish_file(file)?;
         }
-        entries.push(entry);
     }
     blocks.write(&[0; TRAILER_BYTES])?;
-    blocks.end()?;
-    Ok(entries)
+    blocks.end()
 }
 
 /// A file's content and padding; also into `copy`.
@@ -335,7 +336,7 @@ mod tests {
 
     use super::super::compress::BLOCK_BYTES;
     use super::*;
-    use crate::layer::Meta;
+    use crate::layer::{Entry, Meta};
 
     fn file(path: &str, size_bytes: u64, source: Source) -> Change {
         let kind = Kind::File {

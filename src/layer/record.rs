@@ -146,10 +146,26 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&bytes[..length as usize]);
 }
 
-pub(super) fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
+/// What a record says about a content that is not known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// That it is not.
+    AsItIs,
+    /// That it may come: there is room for it. No table that is kept has such a record.
+    MayCome,
+}
+
+/// The kind of a file with room for what its content hashes to.
+const OPEN: u8 = 255;
+
+pub(super) fn put_entry(out: &mut Vec<u8>, entry: &Entry, content: Content) {
     put_bytes(out, &entry.path);
+    let to_come = content == Content::MayCome;
     let tag = match &entry.kind {
-        Kind::File { content, .. } => u8::from(sha256_of(content).is_some()),
+        Kind::File { content, .. } => match sha256_of(content) {
+            None if to_come => OPEN,
+            sum => u8::from(sum.is_some()),
+        },
         Kind::Directory { .. } => 2,
         Kind::Symlink { .. } => 3,
         Kind::HardLink { .. } => 4,
@@ -176,7 +192,8 @@ pub(super) fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
             content,
         } => {
             out.extend_from_slice(&size_bytes.to_le_bytes());
-            out.extend_from_slice(sha256_of(content).unwrap_or_default());
+            let room: &[u8] = if to_come { &[0; 32] } else { &[] };
+            out.extend_from_slice(sha256_of(content).unwrap_or(room));
         }
         Kind::Directory { opaque, implied } => {
             out.push(u8::from(*opaque) | u8::from(*implied) << 1)
@@ -231,7 +248,44 @@ impl<'a> Cursor<'a> {
         self.take(length as usize)
     }
 
+    /// A record of a table.
     pub(super) fn entry(&mut self) -> Option<EntryRef<'a>> {
+        self.record(false)
+    }
+
+    /// Whether the next record has room for a content.
+    pub(super) fn lacks_content(mut self) -> bool {
+        self.bytes().is_some() && self.array() == Some([OPEN])
+    }
+
+    /// Puts a content into the room that `record` has for it, at its end.
+    pub(super) fn close(record: &mut [u8], digest: &Digest) {
+        let mut cursor = Cursor::at(record, 0);
+        if cursor.bytes().is_some() {
+            let tag = cursor.at;
+            let sum = digest.bytes();
+            let room = record.len() - sum.len();
+            record[tag] = 1;
+            record[room..].copy_from_slice(sum);
+        }
+    }
+
+    /// Gives a record another time.
+    pub(super) fn set_mtime(record: &mut [u8], mtime: i64) {
+        let mut cursor = Cursor::at(record, 0);
+        if cursor.bytes().is_some() {
+            // After kind, mode, user and group.
+            let at = cursor.at + 1 + 2 + 4 + 4;
+            record[at..at + 8].copy_from_slice(&mtime.to_le_bytes());
+        }
+    }
+
+    /// A record, with or without room for a content.
+    pub(super) fn entry_or_open(&mut self) -> Option<EntryRef<'a>> {
+        self.record(true)
+    }
+
+    fn record(&mut self, open: bool) -> Option<EntryRef<'a>> {
         let path = self.bytes()?;
         let [tag] = self.array()?;
         let mode = u32::from(u16::from_le_bytes(self.array()?));
@@ -252,6 +306,14 @@ impl<'a> Cursor<'a> {
                     _ => Some(Digest::from_sha256(self.array()?)),
                 },
             },
+            OPEN if open => {
+                let size_bytes = self.u64()?;
+                self.take(32)?;
+                KindRef::File {
+                    size_bytes,
+                    content: None,
+                }
+            }
             2 => {
                 let [flags] = self.array()?;
                 KindRef::Directory {

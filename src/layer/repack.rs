@@ -57,7 +57,7 @@ pub fn repack(
     })
 }
 
-fn copy(mut tar: impl Read, blocks: &mut Blocks) -> Result<Vec<Entry>, Stop> {
+fn copy(mut tar: impl Read, blocks: &mut Blocks) -> Result<(), Stop> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut offset_bytes = 0;
     let mut scan = Scan::default();
@@ -79,8 +79,7 @@ fn copy(mut tar: impl Read, blocks: &mut Blocks) -> Result<Vec<Entry>, Stop> {
         }
     }
     scan.end(blocks)?;
-    blocks.end()?;
-    Ok(Vec::new())
+    blocks.end()
 }
 
 /// Finds where entries and their contents begin, so that the blocks are those of [`super::pack()`]. What it takes wrong makes other
@@ -154,11 +153,7 @@ impl Scan {
     }
 }
 
-fn retime(
-    tar: impl std::io::BufRead,
-    times: Times,
-    blocks: &mut Blocks,
-) -> Result<Vec<Entry>, Stop> {
+fn retime(tar: impl std::io::BufRead, times: Times, blocks: &mut Blocks) -> Result<(), Stop> {
     let mut tar = TarReader::new(tar, WhiteoutNames::Oci);
     let mut header = Vec::new();
     while let Some(member) = tar.next_member()? {
@@ -211,6 +206,5 @@ fn retime(
         blocks.write(&[0; 512][..padding_bytes(size_bytes)])?;
     }
     blocks.write(&[0; TRAILER_BYTES])?;
-    blocks.end()?;
-    Ok(Vec::new())
+    blocks.end()
 }

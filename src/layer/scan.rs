@@ -5,6 +5,7 @@ use std::io::Read;
 
 use super::entry::{join, parent, push_parts};
 use super::error::text;
+use super::records::Records;
 use super::tar::{Member, WhiteoutNames};
 use super::tree::{MAX_LINKS, is_reserved};
 use super::unpack::{content, content_size, pass, unwrap_limit};
@@ -57,28 +58,23 @@ pub fn scan(
             }
         }
         tar.drain().map_err(unwrap_limit)?;
-        Ok(list.entries)
+        Ok(list.records)
     })?;
-    let mut entries = passed.result;
-    let mut sums = passed.contents.into_iter();
-    for entry in &mut entries {
-        if let Kind::File { content, .. } = &mut entry.kind {
-            *content = sums.next();
-        }
-    }
+    let mut records: Records = passed.result;
+    records.set_contents(passed.contents);
     Ok(Scanned {
         diff_id: passed.diff_id,
         digest: passed.digest,
         size_bytes: passed.size_bytes,
         unpacked_size_bytes: passed.unpacked_size_bytes,
-        toc: Toc::from_entries(entries),
+        toc: records.into_toc(),
     })
 }
 
 /// The entries, under the paths where unpacking would really put them: links that the layer itself made are followed.
 #[derive(Default)]
 struct List {
-    entries: Vec<Entry>,
+    records: Records,
     links: HashMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -92,7 +88,7 @@ impl List {
             _ if self.links.is_empty() => {}
             _ => drop(self.links.remove(&entry.path)),
         }
-        self.entries.push(entry);
+        self.records.push_open(&entry);
         Ok(())
     }
 
@@ -109,14 +105,16 @@ impl List {
             // A whiteout and a directory of one path are an opaque directory.
             Kind::Whiteout,
         ];
-        self.entries.extend(marks.map(|kind| Entry {
-            path: path.clone(),
-            meta: Meta {
-                mode: 0o755,
-                ..Meta::default()
-            },
-            kind,
-        }));
+        for kind in marks {
+            self.records.push(&Entry {
+                path: path.clone(),
+                meta: Meta {
+                    mode: 0o755,
+                    ..Meta::default()
+                },
+                kind,
+            });
+        }
         Ok(())
     }
 

@@ -26,6 +26,34 @@ pub struct Found {
     pub layer: usize,
 }
 
+/// Which of a stack's tables has an entry, and where: a [`Found`] in eight bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Spot {
+    layer: u32,
+    at: u32,
+}
+
+impl Spot {
+    // No memory holds four billion entries.
+    fn new(layer: usize, at: usize) -> Spot {
+        let small = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+        Spot {
+            layer: small(layer),
+            at: small(at),
+        }
+    }
+
+    /// The layer's place in [`Stack::layers`].
+    pub(crate) fn layer(self) -> usize {
+        self.layer as usize
+    }
+
+    /// The entry's place in the layer's table.
+    pub(crate) fn at(self) -> usize {
+        self.at as usize
+    }
+}
+
 /// Where a path leads once its links are followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Resolved {
@@ -42,6 +70,8 @@ pub(crate) struct Node<'a> {
     pub(crate) entry: Option<EntryRef<'a>>,
     /// Which layer it comes from.
     pub(crate) layer: usize,
+    /// Where in the layer's table.
+    at: usize,
     path: Vec<u8>,
     /// For a directory, the layers that have a share in its content, top first, and where it is.
     shares: Vec<(usize, Range<usize>)>,
@@ -83,6 +113,38 @@ impl Stack {
             open.extend(self.child_nodes(&node).into_values().rev());
             Some(node.into_found())
         })
+    }
+
+    /// The entry that is seen at `path`; none for a root that no layer has a header for.
+    pub(crate) fn spot(&self, path: &[u8]) -> Option<Spot> {
+        let node = self.node(path)?;
+        node.entry.map(|_| Spot::new(node.layer, node.at))
+    }
+
+    /// Everything seen below `path`, in order.
+    pub(crate) fn spots_below(&self, path: &[u8]) -> Vec<Spot> {
+        if let [toc] = &self.layers[..] {
+            let there = |at: &usize| toc.at(*at).kind != KindRef::Whiteout;
+            let below = toc.content_of(path).filter(there);
+            return below.map(|at| Spot::new(0, at)).collect();
+        }
+        let mut spots = Vec::new();
+        let Some(top) = self.node(path) else {
+            return spots;
+        };
+        let mut open: Vec<Node> = self.child_nodes(&top).into_values().rev().collect();
+        while let Some(node) = open.pop() {
+            spots.push(Spot::new(node.layer, node.at));
+            if node.is_dir() {
+                open.extend(self.child_nodes(&node).into_values().rev());
+            }
+        }
+        spots
+    }
+
+    /// The entry at a spot of this stack.
+    pub(crate) fn entry_at(&self, spot: Spot) -> EntryRef<'_> {
+        self.layers[spot.layer()].at(spot.at())
     }
 
     /// Follows the links in all parts of `path`, the last included, without leaving the root: `..` stops there and an absolute
@@ -173,6 +235,8 @@ impl Stack {
         Node {
             entry: seen.map(|(entry, _)| entry),
             layer: seen.map_or(0, |(_, layer)| layer),
+            // Before the root comes nothing.
+            at: 0,
             path: Vec::new(),
             shares,
         }
@@ -233,6 +297,7 @@ impl Stack {
                     (entry.kind != KindRef::Whiteout).then(|| Node {
                         entry: Some(entry),
                         layer,
+                        at,
                         path: entry.path.to_vec(),
                         shares: Vec::new(),
                     })
@@ -241,12 +306,13 @@ impl Stack {
             let node = seen.get_or_insert_with(|| Node {
                 entry: Some(entry),
                 layer,
+                at,
                 path: entry.path.to_vec(),
                 shares: Vec::new(),
             });
             // A directory without a header looks like the one that it was made over.
             if node.entry.is_some_and(is_implied) {
-                (node.entry, node.layer) = (Some(entry), layer);
+                (node.entry, node.layer, node.at) = (Some(entry), layer, at);
             }
             node.shares.push((layer, at + 1..toc.end_of(at, limit)));
             if is_opaque(entry) {
@@ -297,6 +363,7 @@ fn bare_root() -> Entry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::is_below;
     use super::*;
 
     /// A table from lines: `f PATH`, `d PATH`, `o PATH` (opaque), `i PATH` (implied), `w PATH`, `l PATH TARGET`.
@@ -391,6 +458,17 @@ mod tests {
         }
         for hidden in ["a/one", "b/y", "c", "c/z", "under/q", "none", "a/two/x"] {
             assert_eq!(stack.lookup(hidden.as_bytes()), None, "{hidden}");
+        }
+        for path in [&b""[..], b"a", b"a/sub", b"over", b"c"] {
+            let spots = stack.spots_below(path).into_iter();
+            let spots: Vec<Found> = spots
+                .map(|spot| Found {
+                    entry: stack.entry_at(spot).to_entry(),
+                    layer: spot.layer(),
+                })
+                .collect();
+            let below = all.iter().filter(|f| is_below(path, &f.entry.path));
+            assert!(spots.iter().eq(below));
         }
         let children = stack.children(b"a");
         let names: Vec<&[u8]> = children.iter().map(|f| f.entry.name()).collect();

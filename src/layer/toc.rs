@@ -19,8 +19,9 @@ use std::fmt;
 use std::ops::Range;
 
 use super::entry::{is_below, parent, path_order};
-use super::record::{Cursor, EntryRef, KindRef, put_entry};
-use super::{Entry, Kind, LayerError, Meta};
+use super::record::{Cursor, EntryRef, KindRef};
+use super::records::Records;
+use super::{Entry, LayerError};
 
 const MAGIC: &[u8; 12] = b"strata-toc\0\x01";
 
@@ -39,75 +40,24 @@ impl Toc {
     /// one of its path, and what is no directory removes what was below. A whiteout removes nothing of its own layer: beside
     /// an entry of the same path it vanishes, and makes a directory opaque. Missing parents become implied directories.
     pub fn from_entries(entries: Vec<Entry>) -> Toc {
-        let mut numbered: Vec<(usize, Entry)> = entries.into_iter().enumerate().collect();
-        numbered.sort_by(|a, b| path_order(&a.1.path, &b.1.path).then(a.0.cmp(&b.0)));
-        let mut out: Vec<Entry> = Vec::with_capacity(numbered.len());
-        // The chain of directories above the current path, each with the place in the sequence before which everything in it
-        // was removed.
-        let mut above: Vec<(Vec<u8>, usize)> = Vec::new();
-        let mut rest = numbered.into_iter().peekable();
-        while let Some((mut place, mut entry)) = rest.next() {
-            let mut whiteout = matches!(entry.kind, Kind::Whiteout);
-            let covers = |e: &Entry| !e.is_dir() && !matches!(e.kind, Kind::Whiteout);
-            let mut removed = if covers(&entry) { place + 1 } else { 0 };
-            while let Some((next_place, next)) = rest.next_if(|(_, e)| e.path == entry.path) {
-                if covers(&next) {
-                    removed = next_place + 1;
-                }
-                let implied = matches!(next.kind, Kind::Directory { implied: true, .. });
-                if matches!(next.kind, Kind::Whiteout) {
-                    whiteout = true;
-                } else if !(implied && entry.is_dir()) {
-                    (place, entry) = (next_place, next);
-                }
-            }
-            if whiteout && let Kind::Directory { opaque, .. } = &mut entry.kind {
-                *opaque = true;
-            }
-            while above
-                .last()
-                .is_some_and(|(dir, _)| !is_below(dir, &entry.path))
-            {
-                above.pop();
-            }
-            let gone = above.last().map_or(0, |(_, before)| *before);
-            if place < gone {
-                continue;
-            }
-            // What comes first below something follows it at once: if that is no directory, something put one there since.
-            let known = above.last().map(|(dir, _)| dir.as_slice());
-            let bare = |e: &mut Entry| Some(e.path.as_slice()) == known && !e.is_dir();
-            if let Some(covered) = out.pop_if(bare) {
-                let whiteout = matches!(covered.kind, Kind::Whiteout);
-                out.push(implied(&covered.path, whiteout));
-            }
-            let known = known.map_or(0, <[u8]>::len);
-            let slashes = memchr::memchr_iter(b'/', &entry.path).filter(|at| *at > known);
-            for dir in slashes.map(|at| &entry.path[..at]) {
-                above.push((dir.to_vec(), gone));
-                out.push(implied(dir, false));
-            }
-            above.push((entry.path.clone(), removed.max(gone)));
-            out.push(entry);
-        }
-        Toc::encode(&out)
+        entries.into_iter().collect()
     }
 
-    fn encode(entries: &[Entry]) -> Toc {
-        let mut bytes = Vec::with_capacity(TABLE_AT + entries.len() * 120);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&(entries.len() as u64).to_le_bytes());
-        bytes.resize(TABLE_AT + entries.len() * 8, 0);
-        for (at, entry) in entries.iter().enumerate() {
-            let start = bytes.len() as u64;
-            let slot = TABLE_AT + at * 8;
-            bytes[slot..slot + 8].copy_from_slice(&start.to_le_bytes());
-            put_entry(&mut bytes, entry);
+    /// The table of these records, which are in order and start there.
+    pub(super) fn of_records(mut bytes: Vec<u8>, starts: &[usize]) -> Toc {
+        let (count, length) = (starts.len(), bytes.len());
+        let head = TABLE_AT + count * 8;
+        // Not by another block of bytes: a large one is moved by its pages, and is never there twice.
+        bytes.reserve_exact(head);
+        bytes.resize(length + head, 0);
+        bytes.copy_within(..length, head);
+        bytes[..MAGIC.len()].copy_from_slice(MAGIC);
+        bytes[MAGIC.len()..TABLE_AT].copy_from_slice(&(count as u64).to_le_bytes());
+        let slots = bytes[TABLE_AT..head].chunks_exact_mut(8);
+        for (slot, start) in slots.zip(starts) {
+            slot.copy_from_slice(&((head + start) as u64).to_le_bytes());
         }
-        Toc {
-            bytes,
-            count: entries.len(),
-        }
+        Toc { bytes, count }
     }
 
     /// The table as it is kept in a file.
@@ -298,6 +248,15 @@ impl Toc {
     }
 }
 
+impl FromIterator<Entry> for Toc {
+    /// As [`Toc::from_entries`], of entries that need not be there all at once.
+    fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Toc {
+        let mut records = Records::default();
+        entries.into_iter().for_each(|entry| records.push(&entry));
+        records.into_toc()
+    }
+}
+
 impl fmt::Debug for Toc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.refs()).finish()
@@ -312,26 +271,13 @@ fn is_clean(path: &[u8]) -> bool {
             .all(|part| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0))
 }
 
-/// A directory that no header described.
-fn implied(path: &[u8], opaque: bool) -> Entry {
-    Entry {
-        path: path.to_vec(),
-        meta: Meta {
-            mode: 0o755,
-            ..Meta::default()
-        },
-        kind: Kind::Directory {
-            opaque,
-            implied: true,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::layer::record::{Content, put_entry};
+    use crate::layer::{Kind, Meta};
     use crate::oci::Digest;
 
     fn entry(path: &str, kind: Kind) -> Entry {
@@ -361,6 +307,16 @@ mod tests {
     fn paths(toc: &Toc) -> Vec<String> {
         let text = |e: EntryRef| String::from_utf8_lossy(e.path).into_owned();
         toc.refs().map(text).collect()
+    }
+
+    // A table of just these, right or not.
+    fn encode(entries: &[Entry]) -> Toc {
+        let (mut bytes, mut starts) = (Vec::new(), Vec::new());
+        for entry in entries {
+            starts.push(bytes.len());
+            put_entry(&mut bytes, entry, Content::AsItIs);
+        }
+        Toc::of_records(bytes, &starts)
     }
 
     #[test]
@@ -453,11 +409,11 @@ mod tests {
         let mut longer = good.clone();
         longer.push(0);
         assert!(Toc::parse(longer).is_err());
-        let unordered = Toc::encode(&[file("b"), file("a")]).bytes;
+        let unordered = encode(&[file("b"), file("a")]).bytes;
         assert!(Toc::parse(unordered).is_err());
-        let orphan = Toc::encode(&[file("a/b")]).bytes;
+        let orphan = encode(&[file("a/b")]).bytes;
         assert!(Toc::parse(orphan).is_err());
-        let upwards = Toc::encode(&[file("..")]).bytes;
+        let upwards = encode(&[file("..")]).bytes;
         assert!(Toc::parse(upwards).is_err());
     }
 

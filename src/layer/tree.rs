@@ -21,6 +21,7 @@ use rustix::process::{getegid, geteuid};
 use super::dirfd::{is_overlay_whiteout, names, proc_path, remove_all};
 use super::entry::{join, parent, push_parts};
 use super::error::text;
+use super::records::Records;
 use super::reuse::EarlierTree;
 use super::unpack::Below;
 use super::{Entry, Kind, KindRef, LayerError, Meta, Root, Toc};
@@ -134,8 +135,12 @@ pub(crate) struct Tree<'a> {
     earlier: Option<EarlierTree>,
     /// The directory that was written to last.
     here: Here,
-    /// What was written, under the paths where it really is.
-    entries: Vec<Entry>,
+    /// What was written, under the paths where it really is; of changes the directories, which are finished last.
+    records: Records,
+    /// Whether somebody else knows what is written.
+    known: bool,
+    /// The file that was put last.
+    last: Option<Entry>,
     /// The paths of this layer and all above them; kept only where whiteouts are applied.
     made: HashSet<Vec<u8>>,
     notes: Vec<Note>,
@@ -172,11 +177,26 @@ impl<'a> Tree<'a> {
             below,
             earlier: None,
             here,
-            entries: Vec::new(),
+            records: Records::default(),
+            known: false,
+            last: None,
             made: HashSet::new(),
             notes: Vec::new(),
             identity: (geteuid().as_raw(), getegid().as_raw()),
         })
+    }
+
+    /// A tree that is told changes, of which no table is wanted.
+    pub(crate) fn of_changes(root: &Root, options: TreeOptions) -> Result<Tree<'a>, LayerError> {
+        let mut tree = Tree::new(root, options, None)?;
+        tree.known = true;
+        Ok(tree)
+    }
+
+    fn record(&mut self, entry: &Entry) {
+        if !self.known || entry.is_dir() {
+            self.records.push_open(entry);
+        }
     }
 
     /// Gives files of an earlier tree that are the same another name here instead of writing them.
@@ -188,7 +208,7 @@ impl<'a> Tree<'a> {
     pub(crate) fn put(&mut self, mut entry: Entry) -> Result<Option<File>, LayerError> {
         self.drop_reserved(&mut entry);
         if entry.path.is_empty() {
-            self.entries.push(entry);
+            self.record(&entry);
             return Ok(None);
         }
         entry.path = self.locate(&entry.path)?;
@@ -198,7 +218,7 @@ impl<'a> Tree<'a> {
             Kind::Directory { .. } => self.directory(&entry.path, &name)?,
             Kind::Whiteout => {
                 self.whiteout(&entry.path, &name)?;
-                self.entries.push(entry);
+                self.record(&entry);
                 return Ok(None);
             }
             Kind::HardLink { target } => {
@@ -239,7 +259,8 @@ impl<'a> Tree<'a> {
             }
         }
         self.remember(&entry.path);
-        self.entries.push(entry);
+        self.record(&entry);
+        self.last = file.is_some().then_some(entry);
         Ok(file)
     }
 
@@ -256,12 +277,10 @@ impl<'a> Tree<'a> {
     /// Gives the file that was put last its owner, attributes, mode and time, in this order: a new owner clears attributes and
     /// set-id bits, and attributes need a mode that allows writing.
     pub(crate) fn finish_file(&mut self, file: &File) -> Result<(), LayerError> {
-        let Some(entry) = self.entries.pop() else {
-            return Ok(());
-        };
-        let done = self.fd_meta(file.as_fd(), &entry.path, &entry.meta);
-        self.entries.push(entry);
-        done
+        match self.last.take() {
+            Some(entry) => self.fd_meta(file.as_fd(), &entry.path, &entry.meta),
+            None => Ok(()),
+        }
     }
 
     /// Makes the directory at `path` hide what lower layers have in it.
@@ -281,7 +300,7 @@ impl<'a> Tree<'a> {
             self.imply(&real, Meta::default());
         }
         // A whiteout and a directory of one path are an opaque directory.
-        self.entries.push(Entry {
+        self.record(&Entry {
             path: real,
             meta: Meta::default(),
             kind: Kind::Whiteout,
@@ -291,13 +310,9 @@ impl<'a> Tree<'a> {
 
     /// Finishes the directories. `contents` are the digests of the files' contents, in the order in which they were put.
     pub(crate) fn finish(mut self, contents: Vec<Digest>) -> Result<(Toc, Vec<Note>), LayerError> {
-        let mut sums = contents.into_iter();
-        for entry in &mut self.entries {
-            if let Kind::File { content, .. } = &mut entry.kind {
-                *content = sums.next().or(*content);
-            }
-        }
-        let toc = Toc::from_entries(std::mem::take(&mut self.entries));
+        let mut records = std::mem::take(&mut self.records);
+        records.set_contents(contents);
+        let toc = records.into_toc();
         // From the leaves up: a directory that forbids entering would hide those in it.
         for entry in toc.refs().rev() {
             let KindRef::Directory { opaque, implied } = entry.kind else {
@@ -352,7 +367,7 @@ impl<'a> Tree<'a> {
 
     fn imply(&mut self, path: &[u8], meta: Meta) {
         self.remember(path);
-        self.entries.push(Entry {
+        self.record(&Entry {
             path: path.to_vec(),
             meta,
             kind: Kind::Directory {

@@ -1,10 +1,8 @@
 //! What the contents of files hash to, vouched for by their stat: a context's files are read once, not in every build.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Mutex;
 
-use super::{Store, StoreError, locked};
+use super::{Store, StoreError};
 use crate::oci::Digest;
 
 /// The first bytes of a file: a name and a version.
@@ -64,23 +62,21 @@ impl FileStamp {
         ]
     }
 
-    /// Whether a file hashed from `now_ns` on can have changed after that without a trace in its stamp.
-    fn is_racy(&self, now_ns: i128) -> bool {
+    /// Whether a file hashed from `now_ns` (nanoseconds since 1970) on can have changed after that without a trace in its stamp.
+    pub fn is_racy(&self, now_ns: i128) -> bool {
         let coarse = self.ctime_ns % 1_000_000_000 == 0 && self.mtime_ns % 1_000_000_000 == 0;
         let tick = if coarse { TICK_NS.0 } else { TICK_NS.1 };
         i128::from(self.mtime_ns.max(self.ctime_ns)) + tick > now_ns
     }
 }
 
-/// The known hashes of one context. Shared by the threads of a build; another build's are merged on saving by the last one.
+/// The known hashes of one context, as they were when it was loaded.
 #[derive(Debug)]
 pub struct FileHashes {
+    context: String,
     path: PathBuf,
     /// Entries as in the file, sorted by device and inode.
     old: Vec<u8>,
-    fresh: Mutex<HashMap<(u64, u64), (FileStamp, Digest)>>,
-    /// Which of `old` were asked for: they stay when there is not room for all.
-    used: Vec<std::sync::atomic::AtomicBool>,
 }
 
 fn word(bytes: &[u8], at: usize) -> u64 {
@@ -130,14 +126,16 @@ impl FileHashes {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(StoreError::file("read", &path)(e)),
         };
-        let mut used = Vec::new();
-        used.resize_with(old.len() / ENTRY, Default::default);
         Ok(FileHashes {
+            context: context.to_owned(),
             path,
             old,
-            fresh: Mutex::default(),
-            used,
         })
+    }
+
+    /// What identifies the context.
+    pub fn into_context(self) -> String {
+        self.context
     }
 
     fn entry(&self, at: usize) -> &[u8] {
@@ -145,82 +143,87 @@ impl FileHashes {
     }
 
     /// The SHA-256 of an unchanged file's content.
-    pub fn get(&self, stamp: &FileStamp) -> Option<Digest> {
+    pub fn get(&self, stamp: &FileStamp) -> Option<[u8; 32]> {
         let wanted = (stamp.device, stamp.inode);
-        let (mut low, mut high) = (0, self.used.len());
+        let (mut low, mut high) = (0, self.old.len() / ENTRY);
         while low < high {
             let middle = low.midpoint(high);
             let entry = self.entry(middle);
-            match (word(entry, 0), word(entry, 8)).cmp(&wanted) {
+            match inode(entry).cmp(&wanted) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => {
                     let words = stamp.words();
                     let same = (0..5).all(|i| word(entry, i * 8) == words[i]);
-                    if !same {
-                        break;
-                    }
-                    self.used[middle].store(true, std::sync::atomic::Ordering::Relaxed);
-                    let sum = entry[40..].try_into().expect("an entry ends in 32 bytes");
-                    return Some(Digest::from_sha256(sum));
+                    let sum = entry[40..].try_into();
+                    return same.then(|| sum.expect("an entry ends in 32 bytes"));
                 }
             }
         }
-        let fresh = locked(&self.fresh);
-        let (known, digest) = fresh.get(&wanted)?;
-        (known == stamp).then_some(*digest)
+        None
     }
 
-    /// Remembers a hash. The stamp was taken before the file was read, and was the same after; `now_ns` is the time before it
-    /// was read, nanoseconds since 1970. A file that changed too shortly before is not remembered.
-    pub fn put(&self, stamp: FileStamp, digest: Digest, now_ns: i128) {
-        if stamp.is_racy(now_ns) || digest.bytes().len() != 32 {
-            return;
-        }
-        let mut fresh = locked(&self.fresh);
-        fresh.insert((stamp.device, stamp.inode), (stamp, digest));
+    /// Writes what is known now, beside what was known of other files. The stamps were taken before the files were read and were
+    /// the same after, and none of them [is racy](FileStamp::is_racy). A power loss may lose the file, and cannot tear it
+    /// unnoticed. Of two builds at a time the last one's count.
+    pub fn save(
+        self,
+        store: &Store,
+        known: impl IntoIterator<Item = (FileStamp, [u8; 32])>,
+    ) -> Result<(), StoreError> {
+        self.save_bounded(store, known, MAX_ENTRIES)
     }
 
-    /// Writes what is new. A power loss may lose the file, and cannot tear it unnoticed.
-    pub fn save(&self, store: &Store) -> Result<(), StoreError> {
-        self.save_bounded(store, MAX_ENTRIES)
-    }
-
-    fn save_bounded(&self, store: &Store, limit: usize) -> Result<(), StoreError> {
-        let fresh = locked(&self.fresh);
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        let mut entries: Vec<[u8; ENTRY]> = Vec::with_capacity(fresh.len() + self.used.len());
-        for (stamp, digest) in fresh.values() {
+    fn save_bounded(
+        self,
+        store: &Store,
+        known: impl IntoIterator<Item = (FileStamp, [u8; 32])>,
+        limit: usize,
+    ) -> Result<(), StoreError> {
+        let mut entries: Vec<[u8; ENTRY]> = Vec::new();
+        for (stamp, sum) in known.into_iter().take(limit) {
             let mut entry = [0; ENTRY];
             for (i, word) in stamp.words().into_iter().enumerate() {
                 entry[i * 8..i * 8 + 8].copy_from_slice(&word.to_le_bytes());
             }
-            entry[40..].copy_from_slice(digest.bytes());
+            entry[40..].copy_from_slice(&sum);
             entries.push(entry);
         }
-        for wanted in [true, false] {
-            for (at, used) in self.used.iter().enumerate() {
-                if entries.len() >= limit {
-                    break;
+        entries.sort_unstable_by_key(|entry| inode(entry));
+        // Names of one file say the same of it.
+        entries.dedup_by_key(|entry| inode(entry));
+        // Both are sorted: one goes through them side by side. Of what was known before, so much stays as there is room for.
+        let mut room = limit - entries.len();
+        let mut old = self.old.chunks_exact(ENTRY).peekable();
+        let mut new = entries.iter().peekable();
+        let mut bytes = MAGIC.to_vec();
+        bytes.reserve_exact((entries.len() + self.old.len() / ENTRY) * ENTRY + TAIL);
+        loop {
+            let first = match (old.peek(), new.peek()) {
+                (None, None) => break,
+                (Some(old), Some(new)) => inode(old).cmp(&inode(*new)),
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+            };
+            if first.is_le() {
+                let entry = old.next().unwrap_or_default();
+                if first.is_lt() && room > 0 {
+                    room -= 1;
+                    bytes.extend_from_slice(entry);
                 }
-                let entry = self.entry(at);
-                let replaced = fresh.contains_key(&(word(entry, 0), word(entry, 8)));
-                if used.load(std::sync::atomic::Ordering::Relaxed) == wanted && !replaced {
-                    entries.push(entry.try_into().expect("entries have one length"));
-                }
+            } else if let Some(entry) = new.next() {
+                bytes.extend_from_slice(entry);
             }
         }
-        entries.truncate(limit);
-        entries.sort_unstable_by_key(|e| (word(e, 0), word(e, 8)));
-        let mut bytes = Vec::with_capacity(MAGIC.len() + entries.len() * ENTRY + TAIL);
-        bytes.extend_from_slice(MAGIC);
-        entries.iter().for_each(|e| bytes.extend_from_slice(e));
         let sum = checksum(&bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
         store.replace_unflushed(&self.path, &bytes)
     }
+}
+
+/// Device and inode of an entry.
+fn inode(entry: &[u8]) -> (u64, u64) {
+    (word(entry, 0), word(entry, 8))
 }
 
 #[cfg(test)]
@@ -240,25 +243,20 @@ mod tests {
         }
     }
 
-    fn later() -> i128 {
-        i128::from(1_800_000_000 * SECOND)
-    }
-
-    fn digest(inode: u64) -> Digest {
-        Digest::of(&inode.to_le_bytes())
+    fn digest(inode: u64) -> [u8; 32] {
+        let digest = Digest::of(&inode.to_le_bytes());
+        digest.bytes().try_into().unwrap()
     }
 
     #[test]
     fn known_files_are_found_and_changed_ones_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-        let hashes = FileHashes::load(&store, "/context").unwrap();
-        for i in (0..5000).rev() {
-            hashes.put(stamp(i), digest(i), later());
-        }
-        assert_eq!(hashes.get(&stamp(17)), Some(digest(17)));
-        hashes.save(&store).unwrap();
-        let hashes = FileHashes::load(&store, "/context").unwrap();
+        let load = || FileHashes::load(&store, "/context").unwrap();
+        assert_eq!(load().get(&stamp(17)), None);
+        let all = (0..5000).rev().map(|i| (stamp(i), digest(i)));
+        load().save(&store, all).unwrap();
+        let hashes = load();
         for i in 0..5000 {
             assert_eq!(hashes.get(&stamp(i)), Some(digest(i)));
         }
@@ -281,12 +279,24 @@ mod tests {
         ] {
             assert_eq!(hashes.get(&changed), None, "{changed:?}");
         }
-        hashes.put(FileStamp { size: 1, ..base }, digest(1), later());
-        hashes.save_bounded(&store, 100).unwrap();
-        let hashes = FileHashes::load(&store, "/context").unwrap();
-        assert_eq!(hashes.used.len(), 100);
+        let known = [4_999, 6_000].map(|i| (stamp(i), digest(i)));
+        let changed = (FileStamp { size: 1, ..base }, digest(1));
+        let known = known.into_iter().chain([changed, changed]);
+        hashes.save_bounded(&store, known, 100).unwrap();
+        let hashes = load();
+        assert_eq!(hashes.old.len(), 100 * ENTRY);
         assert_eq!(hashes.get(&FileStamp { size: 1, ..base }), Some(digest(1)));
         assert_eq!(hashes.get(&base), None);
+        for (i, there) in [
+            (0, true),
+            (96, true),
+            (97, true),
+            (98, false),
+            (4_999, true),
+            (6_000, true),
+        ] {
+            assert_eq!(hashes.get(&stamp(i)).is_some(), there, "{i}");
+        }
         let other = FileHashes::load(&store, "/other").unwrap();
         assert_eq!(other.get(&stamp(17)), None);
     }
@@ -325,9 +335,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let hashes = FileHashes::load(&store, "c").unwrap();
-        (0..10).for_each(|i| hashes.put(stamp(i), digest(i), later()));
-        hashes.save(&store).unwrap();
-        let whole = std::fs::read(&hashes.path).unwrap();
+        let path = hashes.path.clone();
+        let all = (0..10).map(|i| (stamp(i), digest(i)));
+        hashes.save(&store, all).unwrap();
+        let whole = std::fs::read(&path).unwrap();
         assert_eq!(parse(whole.clone()).len(), 10 * ENTRY);
         for at in 0..whole.len() {
             let mut torn = whole.clone();

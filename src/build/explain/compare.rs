@@ -314,15 +314,7 @@ fn roots(part: &Part) -> Vec<(Vec<u8>, Vec<u8>)> {
     let items = part.items.iter();
     items
         .filter_map(|item| match &item.content {
-            Content::Files(files) => {
-                let (below, first) = files.first()?;
-                let path = &first.entry.path;
-                let root = &path[..path.len().saturating_sub(below.len())];
-                Some((
-                    item.name.clone(),
-                    root.strip_suffix(b"/").unwrap_or(root).to_vec(),
-                ))
-            }
+            Content::Files(files) => Some((item.name.clone(), files.top().entry.path.clone())),
             Content::Bytes { .. } => None,
         })
         .collect()

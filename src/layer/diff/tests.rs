@@ -78,7 +78,8 @@ impl World {
     }
 
     fn diff(&self, lower: &Stack) -> Vec<Change> {
-        diff(self.root("upper").fd(), lower, &DiffOptions::default()).unwrap()
+        let changes = diff(self.root("upper").fd(), lower, &DiffOptions::default());
+        changes.unwrap().iter().collect()
     }
 }
 
@@ -301,6 +302,7 @@ fn what_is_left_out() {
         ownership: Ownership::Real,
     };
     let changes = diff(world.root("upper").fd(), &lower, &options).unwrap();
+    let changes: Vec<Change> = changes.iter().collect();
     // The directories that were written to have a new time, or may have.
     assert!(names(&changes).iter().all(|n| n == "etc/" || n == "same/"));
     let node = rustix::fs::CWD;

@@ -490,8 +490,8 @@ fn owners_of_a_single_id_are_kept_in_attributes() {
         ..DiffOptions::default()
     };
     let changes = diff(world.root.fd(), &Stack::default(), &read).unwrap();
-    assert_eq!(changes[0].entry, owned.entry);
-    assert_eq!((changes[1].entry.meta.uid, changes.len()), (0, 2));
+    assert_eq!(changes.get(0).entry, owned.entry);
+    assert_eq!((changes.get(1).entry.meta.uid, changes.len()), (0, 2));
 }
 
 #[test]
