@@ -45,7 +45,7 @@ pub(super) fn findings(report: &DedupReport) -> Vec<Finding> {
         let layer = found.layers.first();
         let image =
             layer.and_then(|layer| report.images.iter().position(|i| i.name == layer.image));
-        let path = format!("/{}", found.path);
+        let path = found.place();
         let paths = found
             .examples
             .iter()

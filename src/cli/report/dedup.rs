@@ -355,7 +355,7 @@ fn show(text: &mut String, finding: &Finding, screen: &Screen) {
         screen.bold(word(finding.kind)),
         human_size(finding.compressed.estimated_bytes)
     );
-    let path = format!("/{}", escaped(finding.path.as_bytes()));
+    let path = escaped(finding.place().as_bytes());
     let _ = writeln!(text, "        {path}");
     if let Some(images) = whose(&finding.images) {
         let images = escaped(images.as_bytes());

@@ -49,6 +49,8 @@ pub(super) struct Matter<'a> {
     pub(super) by: (usize, &'a LayerContents),
     /// The folder or path.
     pub(super) path: &'a [u8],
+    /// What is needless, in words: the path, where that is all there is.
+    pub(super) what: String,
     /// Of files that are stored again, the metadata before and after, where all have the same.
     pub(super) meta: Option<(EntryRef<'a>, EntryRef<'a>)>,
 }
@@ -58,7 +60,7 @@ pub(super) fn advice(matter: &Matter<'_>) -> String {
     let Matter { layer, by, .. } = matter;
     let here = called(layer.0, layer.1);
     let there = called(by.0, by.1);
-    let path = format!("/{}", shown(matter.path));
+    let path = &matter.what;
     let (made, later) = (source(layer.1), source(by.1));
     match (matter.kind, made) {
         (FindingKind::Metadata, Source::Copy) => {

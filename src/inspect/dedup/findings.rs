@@ -9,7 +9,7 @@ use super::ledger::{Copy, SetId};
 use super::report::{Estimate, Finding, FindingKind, Needless as Rest, shown};
 use super::survey::{Layer, Survey};
 use crate::layer::entry::parent;
-use crate::layer::{EntryRef, Toc};
+use crate::layer::{EntryRef, KindRef, Toc};
 use crate::oci::DiffId;
 
 /// How many paths of a finding are named.
@@ -74,6 +74,7 @@ impl Survey {
             let folder = common(files.iter().map(|entry| entry.path));
             let order = |e: &EntryRef<'_>| std::cmp::Reverse(own_bytes(*e));
             files.sort_by(|a, b| (order(a), a.path).cmp(&(order(b), b.path)));
+            let what = called(&table, &folder, &files);
             let images = self.ledger.images(*set);
             let image = self.first(&images);
             let here = self.held(image, first.layer as usize, first.occurrence);
@@ -83,6 +84,7 @@ impl Survey {
                 layer: here,
                 by: there,
                 path: &folder,
+                what,
                 meta: metas.and_then(|pairs| uniform(&pairs)),
             };
             let mut layers = vec![self.part(image, here)];
@@ -152,6 +154,7 @@ impl Survey {
                 layer: held(second).1,
                 by: held(first).1,
                 path: &folder,
+                what: format!("/{}", shown(&folder)),
                 meta: None,
             };
             let change = if self.is_all(&apart, group.bytes) {
@@ -242,6 +245,23 @@ fn uniform<'a>(pairs: &[(EntryRef<'a>, EntryRef<'a>)]) -> Option<(EntryRef<'a>, 
     let first = pairs.first()?;
     let same = pairs.iter().all(|pair| of(pair) == of(first));
     same.then_some(*first)
+}
+
+/// What the files of a finding are called: by their folder only if the layer has nothing else there, so that no advice is to
+/// delete what was not meant.
+fn called(table: &Toc, folder: &[u8], files: &[EntryRef<'_>]) -> String {
+    let is_file = |e: &EntryRef<'_>| matches!(e.kind, KindRef::File { .. });
+    let inside = |e: &EntryRef<'_>| crate::layer::entry::is_below(folder, e.path) && is_file(e);
+    match files {
+        [largest, others @ ..] if !others.is_empty() => {
+            if !folder.is_empty() && table.refs().filter(inside).count() == files.len() {
+                format!("/{}", shown(folder))
+            } else {
+                format!("/{} and {} more", shown(largest.path), others.len())
+            }
+        }
+        _ => format!("/{}", shown(folder)),
+    }
 }
 
 /// The folder that has all the paths; the path itself, if it is one.

@@ -163,6 +163,18 @@ pub struct Finding {
     pub change: String,
 }
 
+impl Finding {
+    /// The path for people, with its slash: the root says nothing of what is in it, so the largest file stands for the others.
+    pub fn place(&self) -> String {
+        match self.examples.first() {
+            Some(largest) if self.path.is_empty() && self.files > 1 => {
+                format!("/{largest} and {} more", self.files - 1)
+            }
+            _ => format!("/{}", self.path),
+        }
+    }
+}
+
 /// A number that is no measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Estimate {

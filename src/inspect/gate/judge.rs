@@ -513,7 +513,11 @@ fn waste(contents: &Contents) -> Vec<Waste> {
             Some(Waste {
                 layer: finding.layers.first()?.layer.checked_sub(1)?,
                 bytes: finding.wasted_bytes,
-                path: finding.path,
+                // The root says nothing; the largest of its files does.
+                path: match finding.path.is_empty() {
+                    true => finding.examples.into_iter().next()?,
+                    false => finding.path,
+                },
                 change: finding.change,
             })
         })
