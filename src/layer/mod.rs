@@ -6,9 +6,9 @@
 //!
 //! Concepts: an [`Entry`] is one path with its metadata; a [`Toc`] is a layer's entries, sorted by [`entry::path_order`]; a
 //! [`Stack`] is what several tables say together, resolved as the kernel resolves an overlay; a [`Change`] is an entry and
-//! where its bytes are; [`pack()`] turns changes into a tar, its diffID, a compressed blob and a `Toc` in one pass, and [`unpack()`]
-//! a blob into a tree and a `Toc`, [`scan()`] into a `Toc` alone; [`diff()`] finds the changes of an overlay upper directory; a [`Root`] is the only way to a
-//! tree's files.
+//! where its bytes are, [`Changes`] are many of them, held as the table that they become; [`pack()`] turns them into a tar, its
+//! diffID, a compressed blob and a `Toc` in one pass, and [`unpack()`] a blob into a tree and a `Toc`, [`scan()`] into a
+//! `Toc` alone; [`diff()`] finds the changes of an overlay upper directory; a [`Root`] is the only way to a tree's files.
 //!
 //! ```text
 //! upper ─diff(Stack)─► Change… ─pack─► blob, Toc          blob ─unpack─► tree, Toc          Toc… ─► Stack ─► what is where

@@ -1,25 +1,15 @@
 //! The page of `layers`: one image, layer by layer, with all its files.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::sync::Arc;
 
 use strata::inspect::{ChangeKind, ChangeRow, Contents, FileType, LayersReport, Survey};
-use strata::oci::DiffId;
 
 use super::{Change, Fate, FileTable, Finding, Image, Layer, Page, Row, Totals};
 
 /// The page of an image: its layers, its files, and what would save what it wastes.
 pub(crate) fn layers(contents: &Contents, command: &str) -> Page {
     let report = LayersReport::new(contents, true);
-    let mut survey = Survey::default();
-    survey.add(contents);
-    let toc = |id: &DiffId| {
-        let layer = contents.layers.iter().find(|layer| layer.diff_id == *id);
-        let layer = layer.expect("a survey asks for tables of layers that it was given");
-        Ok::<_, Infallible>(Arc::clone(&layer.toc))
-    };
-    let Ok(waste) = survey.finish(1, toc);
+    let waste = Survey::of_image(contents);
     page(contents, &report, super::dedup::findings(&waste), command)
 }
 

@@ -1,6 +1,7 @@
 //! What several images hold, put together one image after another.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::super::layers::own_bytes;
@@ -198,6 +199,19 @@ impl Survey {
         });
         self.by_diff_id.insert(layer.diff_id, place);
         place
+    }
+
+    /// The report on one image alone, with all findings.
+    pub fn of_image(contents: &Contents) -> DedupReport {
+        let mut survey = Survey::default();
+        survey.add(contents);
+        let toc = |id: &DiffId| {
+            let layer = contents.layers.iter().find(|layer| layer.diff_id == *id);
+            let layer = layer.expect("a survey asks for tables of layers that it was given");
+            Ok::<_, Infallible>(Arc::clone(&layer.toc))
+        };
+        let Ok(report) = survey.finish(1, toc);
+        report
     }
 
     /// The report, with findings of `min_bytes` and more. `toc` gives the table of a layer again, to name paths.

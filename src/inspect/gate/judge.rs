@@ -2,8 +2,6 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::sync::Arc;
 
 use super::super::bytes::{Mode, PathText};
 use super::super::layers::{Blame, LayersReport, Lines, own_bytes};
@@ -493,15 +491,7 @@ impl<'a> Bench<'a, '_> {
 
 /// What is overwritten, deleted or stored again, the most first.
 fn waste(contents: &Contents) -> Vec<Waste> {
-    let mut survey = Survey::default();
-    survey.add(contents);
-    let toc = |id: &DiffId| {
-        let layer = contents.layers.iter().find(|layer| layer.diff_id == *id);
-        let layer = layer.expect("a survey asks for tables of layers that it was given");
-        Ok::<_, Infallible>(Arc::clone(&layer.toc))
-    };
-    let Ok(report) = survey.finish(1, toc);
-    let findings = report.findings.into_iter();
+    let findings = Survey::of_image(contents).findings.into_iter();
     let hidden = findings.filter(|finding| {
         !matches!(
             finding.kind,
