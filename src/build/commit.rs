@@ -232,7 +232,13 @@ impl Engine<'_> {
             false => None,
         };
         if let Some(layer) = layer {
-            earlier.set_tree(Root::new(Arc::new(open_dir(layer.fs())?)), layer.toc()?);
+            let root = Root::new(Arc::new(open_dir(layer.fs())?));
+            let set = layer.open_toc().and_then(|toc| earlier.set_tree(root, toc));
+            set.map_err(|source| BuildError::Host {
+                action: "read the table of",
+                path: layer.fs().to_owned(),
+                source,
+            })?;
         }
         Ok(earlier)
     }

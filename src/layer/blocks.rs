@@ -23,7 +23,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::compress::{BLOCK_BYTES, Encoder};
 use super::leaks::{Form, Needles, Scanner};
-use super::pipe::{Buffer, Piece, Pool, hash_contents, hash_contents_seen, hash_stream};
+use super::pipe::{Buffer, Piece, Pool, Sum, hash_contents, hash_contents_seen, hash_stream};
 use super::reuse::{Block, EarlierBlocks, Identity, Known, identity_of_bytes};
 use super::tar::{OPAQUE, field};
 use super::unpack::join;
@@ -45,7 +45,7 @@ pub(super) struct Written {
     pub(super) digest: Digest,
     pub(super) size_bytes: u64,
     pub(super) unpacked_size_bytes: u64,
-    pub(super) contents: Vec<Digest>,
+    pub(super) contents: Vec<Sum>,
     pub(super) blocks: Vec<Block>,
     /// In which content which secret is.
     pub(super) found: Vec<Found>,
@@ -191,7 +191,7 @@ fn alone(
 pub(super) type Found = (usize, usize, Form);
 
 /// Hashes contents, and looks for secrets in them if there are any.
-fn look(pieces: &Receiver<Piece>, needles: Option<&Needles>) -> (Vec<Digest>, Vec<Found>) {
+fn look(pieces: &Receiver<Piece>, needles: Option<&Needles>) -> (Vec<Sum>, Vec<Found>) {
     let Some(needles) = needles else {
         return (hash_contents(pieces), Vec::new());
     };
@@ -211,7 +211,7 @@ fn look(pieces: &Receiver<Piece>, needles: Option<&Needles>) -> (Vec<Digest>, Ve
 /// The threads.
 struct Line<'scope> {
     diff: ScopedJoinHandle<'scope, (Digest, u64)>,
-    contents: ScopedJoinHandle<'scope, (Vec<Digest>, Vec<Found>)>,
+    contents: ScopedJoinHandle<'scope, (Vec<Sum>, Vec<Found>)>,
     writer: ScopedJoinHandle<'scope, io::Result<Blob>>,
 }
 

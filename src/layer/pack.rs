@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::blocks::{Blocks, Found, Stop, write};
 use super::error::text;
 use super::leaks::{Leak, Needles};
+use super::pipe::Sum;
 use super::records::Records;
 use super::reuse::{BlockTable, Earlier};
 use super::root::open_file_read;
@@ -183,7 +184,7 @@ pub fn pack_tree(
 }
 
 /// Fails if a file has not the content that its entry promised.
-fn check_contents(records: &Records, contents: &[Digest]) -> Result<(), LayerError> {
+fn check_contents(records: &Records, contents: &[Sum]) -> Result<(), LayerError> {
     let files = records.iter().filter_map(|e| match e.kind {
         KindRef::File {
             size_bytes,
@@ -192,7 +193,7 @@ fn check_contents(records: &Records, contents: &[Digest]) -> Result<(), LayerErr
         _ => None,
     });
     for ((path, expected_bytes, promised), content) in files.zip(contents) {
-        if promised.is_some_and(|promised| promised != *content) {
+        if promised.is_some_and(|promised| promised != Digest::from_sha256(*content)) {
             return Err(LayerError::Changed {
                 path: text(path),
                 expected_bytes,

@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 
 use super::entry::{is_below, parent, path_order};
+use super::pipe::Sum;
 use super::record::{Content, Cursor, EntryRef, KindRef, put_entry};
 use super::toc::Toc;
 use super::{Entry, Kind, Meta};
@@ -107,13 +108,13 @@ impl Records {
     }
 
     /// Gives the files, in their order, what their contents hash to.
-    pub(super) fn set_contents(&mut self, contents: impl IntoIterator<Item = Digest>) {
+    pub(super) fn set_contents(&mut self, contents: impl IntoIterator<Item = Sum>) {
         let mut contents = contents.into_iter();
         for at in 0..self.len() {
             if matches!(self.at(at).kind, KindRef::File { .. })
                 && let Some(content) = contents.next()
             {
-                self.set_content(at, &content);
+                self.set_content(at, &Digest::from_sha256(content));
             }
         }
     }
@@ -254,7 +255,7 @@ mod tests {
             records.push_open(entry);
         }
         assert_eq!(records.open, 3);
-        records.set_contents([b"a", b"b", b"c"].map(|text| Digest::of(text)));
+        records.set_contents([b"a", b"b", b"c"].map(|text| Digest::of(text).sha256().unwrap()));
         records.set_mtime(2, 77);
         assert!(!records.unordered && records.open == 0);
         let toc = records.into_toc();

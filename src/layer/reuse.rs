@@ -9,14 +9,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 
 use rustix::fs::{AtFlags, linkat};
 use serde::{Deserialize, Serialize};
 
 use super::compress::{BLOCK_BYTES, COMPRESSORS};
-use super::entry::parent;
-use super::{Compression, Entry, Kind, Root, Toc};
+use super::entry::{parent, path_order};
+use super::toc::TocReader;
+use super::{Compression, Entry, Kind, Root};
 use crate::oci::{Digest, Hasher};
 
 /// The compressed blocks of a blob, in their order.
@@ -87,13 +87,17 @@ impl Earlier {
     }
 
     /// Takes files from `root`, an unpacked layer that is never written to and is kept by the same rules as the tree to be
-    /// written; `toc` says what is in it. They get another name in the new tree.
-    pub fn set_tree(&mut self, root: Root, toc: Arc<Toc>) {
+    /// written; the table in `toc` says what is in it. They get another name in the new tree. An error says that there is no
+    /// such table.
+    pub fn set_tree(&mut self, root: Root, toc: File) -> io::Result<()> {
+        let mut toc = TocReader::new(toc)?;
         self.tree = Some(EarlierTree {
             root,
+            next: toc.next_entry()?,
             toc,
             here: None,
         });
+        Ok(())
     }
 
     pub(super) fn split(self) -> (Option<EarlierBlocks>, Option<EarlierTree>) {
@@ -132,14 +136,16 @@ impl EarlierBlocks {
 #[derive(Debug)]
 pub(super) struct EarlierTree {
     root: Root,
-    toc: Arc<Toc>,
+    toc: TocReader,
+    /// The entry that was read last.
+    next: Option<Entry>,
     /// The directory that was looked into last.
     here: Option<(Vec<u8>, OwnedFd)>,
 }
 
 impl EarlierTree {
-    /// Gives the same file of the earlier tree the name `name` in `dir`. Anything but `Ok(true)` means that it has to be
-    /// written: there is none, or the file system does not want to (as with too many links).
+    /// Gives the same file of the earlier tree the name `name` in `dir`; entries come in order. Anything but `Ok(true)` means
+    /// that it has to be written: there is none, or the file system does not want to (as with too many links).
     pub(super) fn link(&mut self, entry: &Entry, dir: &OwnedFd, name: &[u8]) -> io::Result<bool> {
         let known = matches!(
             entry.kind,
@@ -148,8 +154,14 @@ impl EarlierTree {
                 ..
             }
         );
-        let earlier = self.toc.find(&entry.path);
-        if !known || earlier.is_none_or(|e| e.to_entry() != *entry) {
+        while let Some(next) = &self.next
+            && path_order(&next.path, &entry.path).is_lt()
+        {
+            // What cannot be read on is at its end.
+            self.next = None;
+            self.next = self.toc.next_entry()?;
+        }
+        if !known || self.next.as_ref() != Some(entry) {
             return Ok(false);
         }
         let above = parent(&entry.path).unwrap_or_default();
@@ -293,7 +305,9 @@ mod tests {
             file.write_all(&earlier.blob).unwrap();
             reuse.set_blocks(file, earlier.packed.blocks.clone());
             let root = Root::open(earlier.dir.path()).unwrap();
-            reuse.set_tree(root, Arc::new(earlier.packed.toc.clone()));
+            let mut toc = tempfile::tempfile().unwrap();
+            toc.write_all(earlier.packed.toc.as_bytes()).unwrap();
+            reuse.set_tree(root, toc).unwrap();
         }
         let mut blob = Vec::new();
         let packed = pack_after(changes, &mut blob, &options, Some(&target), reuse, None).unwrap();

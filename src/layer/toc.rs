@@ -16,7 +16,11 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use super::entry::{is_below, parent, path_order};
 use super::record::{Cursor, EntryRef, KindRef};
@@ -248,6 +252,101 @@ impl Toc {
     }
 }
 
+/// The entries of a table in a file, one after another: for whoever goes through a large one once and has no room for it.
+#[derive(Debug)]
+pub(super) struct TocReader {
+    starts: BufReader<At>,
+    records: BufReader<At>,
+    /// Entries that were not read.
+    left: u64,
+    /// Where the next record starts.
+    at: u64,
+    end: u64,
+    record: Vec<u8>,
+}
+
+/// A file that is read from a place of its own.
+#[derive(Debug)]
+struct At {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for At {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl TocReader {
+    /// The most one record may take: a path, a target and the attributes of one file are far less.
+    const MAX_RECORD_BYTES: u64 = 1 << 20;
+
+    pub(super) fn new(file: File) -> io::Result<TocReader> {
+        let end = file.metadata()?.len();
+        let file = Arc::new(file);
+        let from = |at| {
+            let file = Arc::clone(&file);
+            BufReader::with_capacity(64 << 10, At { file, at })
+        };
+        let mut starts = from(0);
+        let mut magic = [0; MAGIC.len()];
+        starts.read_exact(&mut magic)?;
+        let left = number(&mut starts)?;
+        if &magic != MAGIC {
+            return Err(malformed());
+        }
+        // The start of the first record is known without the table.
+        let at = (left.checked_mul(8))
+            .and_then(|bytes| bytes.checked_add(TABLE_AT as u64))
+            .filter(|at| *at <= end)
+            .ok_or_else(malformed)?;
+        if left > 0 && number(&mut starts)? != at {
+            return Err(malformed());
+        }
+        Ok(TocReader {
+            starts,
+            records: from(at),
+            left,
+            at,
+            end,
+            record: Vec::new(),
+        })
+    }
+
+    /// The next entry. What is no table ends in an error or in entries out of order.
+    pub(super) fn next_entry(&mut self) -> io::Result<Option<Entry>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        let next = match self.left {
+            0 => self.end,
+            _ => number(&mut self.starts)?,
+        };
+        let length = next.checked_sub(self.at);
+        let length = length.filter(|bytes| *bytes <= TocReader::MAX_RECORD_BYTES);
+        let length = length.and_then(|bytes| usize::try_from(bytes).ok());
+        self.record.resize(length.ok_or_else(malformed)?, 0);
+        self.records.read_exact(&mut self.record)?;
+        self.at = next;
+        let entry = Cursor::at(&self.record, 0).entry();
+        Ok(Some(entry.ok_or_else(malformed)?.to_entry()))
+    }
+}
+
+fn number(input: &mut impl Read) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    input.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn malformed() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
 impl FromIterator<Entry> for Toc {
     /// As [`Toc::from_entries`], of entries that need not be there all at once.
     fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Toc {
@@ -317,6 +416,31 @@ mod tests {
             put_entry(&mut bytes, entry, Content::AsItIs);
         }
         Toc::of_records(bytes, &starts)
+    }
+
+    #[test]
+    fn a_file_is_read_entry_by_entry() {
+        let read = |bytes: &[u8]| -> io::Result<Vec<Entry>> {
+            let mut file = tempfile::tempfile()?;
+            std::io::Write::write_all(&mut file, bytes)?;
+            let mut reader = TocReader::new(file)?;
+            let mut entries = Vec::new();
+            while let Some(entry) = reader.next_entry()? {
+                entries.push(entry);
+            }
+            Ok(entries)
+        };
+        for paths in [&[][..], &["a"], &["a", "a/b", "c"]] {
+            let entries: Vec<Entry> = paths.iter().map(|path| dir(path)).collect();
+            let whole = Toc::from_entries(entries.clone()).to_bytes();
+            assert_eq!(read(&whole).unwrap(), entries);
+            for end in 0..whole.len() {
+                assert!(read(&whole[..end]).is_err(), "{end} of {}", whole.len());
+            }
+        }
+        let mut huge = Toc::from_entries(vec![dir("a"), dir("b")]).to_bytes();
+        huge[MAGIC.len() + 7] = 0xff;
+        assert!(read(&huge).is_err());
     }
 
     #[test]

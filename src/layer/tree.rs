@@ -21,11 +21,11 @@ use rustix::process::{getegid, geteuid};
 use super::dirfd::{is_overlay_whiteout, names, proc_path, remove_all};
 use super::entry::{join, parent, push_parts};
 use super::error::text;
+use super::pipe::Sum;
 use super::records::Records;
 use super::reuse::EarlierTree;
 use super::unpack::Below;
 use super::{Entry, Kind, KindRef, LayerError, Meta, Root, Toc};
-use crate::oci::Digest;
 
 /// As many links as the kernel follows in one path (path_resolution(7)).
 pub(super) const MAX_LINKS: usize = 40;
@@ -309,7 +309,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Finishes the directories. `contents` are the digests of the files' contents, in the order in which they were put.
-    pub(crate) fn finish(mut self, contents: Vec<Digest>) -> Result<(Toc, Vec<Note>), LayerError> {
+    pub(crate) fn finish(mut self, contents: Vec<Sum>) -> Result<(Toc, Vec<Note>), LayerError> {
         let mut records = std::mem::take(&mut self.records);
         records.set_contents(contents);
         let toc = records.into_toc();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use super::pipe::{Buffer, Piece, Pool, hash_contents, hash_stream};
+use super::pipe::{Buffer, Piece, Pool, Sum, hash_contents, hash_stream};
 use super::tar::{Data, Member, TarReader, WhiteoutNames};
 use super::tree::Tree;
 use super::{Decoder, Entry, Kind, LayerError, Note, Root, Stack, Toc, TreeOptions};
@@ -98,7 +98,7 @@ pub(super) struct Passed<T> {
     /// What the reader of the tar gave.
     pub(super) result: T,
     /// The digests of the contents that it went through, in their order.
-    pub(super) contents: Vec<Digest>,
+    pub(super) contents: Vec<Sum>,
     pub(super) diff_id: DiffId,
     pub(super) digest: Digest,
     pub(super) size_bytes: u64,

@@ -71,6 +71,11 @@ impl Digest {
         hasher.finish()
     }
 
+    /// The raw bytes of a SHA-256 sum; `None` for a digest of another algorithm.
+    pub fn sha256(&self) -> Option<[u8; 32]> {
+        self.bytes().try_into().ok()
+    }
+
     /// A digest from the raw bytes of a SHA-256 sum.
     pub fn from_sha256(sum: [u8; 32]) -> Digest {
         let mut bytes = [0; 64];

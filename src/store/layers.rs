@@ -74,6 +74,11 @@ impl Layer {
         &self.fs
     }
 
+    /// The file of its table of contents.
+    pub fn open_toc(&self) -> io::Result<std::fs::File> {
+        std::fs::File::open(self.fs.with_file_name("toc"))
+    }
+
     /// Its table of contents, read when it is first asked for.
     pub fn toc(&self) -> Result<Arc<Toc>, StoreError> {
         if let Some(toc) = self.toc.get() {
