@@ -7,12 +7,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::dockerfile::ignore::Ignore;
-use crate::layer::{Stack, Toc};
+use crate::layer::{EntryRef, KindRef, Stack, Toc};
 use crate::store::{FileHashes, Store, Work};
 
 use super::event::{EventKind, Events, StepId};
 use super::folder::Folder;
-use super::git::{self, GitUrl};
+use super::git::{self, GitUrl, Mtime};
 use super::secrets::Secrets;
 use super::tree::Tree;
 use super::{BuildError, Request, SshAgents, archive, draft, transfer};
@@ -24,7 +24,12 @@ pub enum ContextSource<'a> {
     /// A tar, compressed or not, from a stream.
     Archive(Box<dyn Read + Send + 'a>),
     /// A git repository.
-    Git(String),
+    Git {
+        /// Its address, as given: a fragment or a query may name reference and folder.
+        url: String,
+        /// Whether its files get the time of the commit, where the address does not say.
+        commit_times: bool,
+    },
     /// An archive by http or https, or a single file.
     Http(String),
 }
@@ -36,12 +41,23 @@ const LONE_FILE: &str = "context";
 pub struct Context {
     folder: PathBuf,
     ignore: Option<(Ignore, String)>,
-    repository: bool,
-    /// What the archive held that the folder was unpacked from: owners too, which the folder's files cannot all have.
-    archive: Option<Arc<Toc>>,
-    lone_file: bool,
+    kind: Kind,
+    /// When its source says that it was made, seconds since 1970.
+    time: Option<i64>,
     // Files that were fetched or unpacked for it; removed when the context goes.
     _work: Option<Work>,
+}
+
+/// What a context's folder is.
+enum Kind {
+    /// Files as they are.
+    Plain,
+    /// The folder of what was fetched, which is one file.
+    LoneFile,
+    /// A checkout; its files have this time if any.
+    Repository(Option<i64>),
+    /// What was unpacked from an archive that held this: owners too, which the folder's files cannot all have.
+    Archive(Arc<Toc>),
 }
 
 impl Context {
@@ -78,12 +94,15 @@ impl Context {
                 Ok(unpacked) if is_archive => unpacked.toc,
                 _ => return Err(BuildError::NotAnArchive),
             };
+            let dated = |entry: &EntryRef<'_>| {
+                !matches!(entry.kind, KindRef::Directory { implied: true, .. })
+            };
+            let newest = toc.refs().filter(dated).map(|entry| entry.mtime).max();
             Ok(Context {
                 folder,
                 ignore: None,
-                archive: Some(Arc::new(toc)),
-                repository: false,
-                lone_file: false,
+                kind: Kind::Archive(Arc::new(toc)),
+                time: newest,
                 _work: Some(work),
             })
         };
@@ -100,36 +119,32 @@ impl Context {
                 Ok(Context {
                     folder,
                     ignore: None,
-                    archive: None,
-                    repository: false,
-                    lone_file: false,
+                    kind: Kind::Plain,
+                    time: None,
                     _work: None,
                 })
             }
             ContextSource::Archive(input) => unpacked(input),
-            ContextSource::Git(url) => {
+            ContextSource::Git { url, commit_times } => {
                 let work = store.work()?;
                 let dir = work.directory("git")?;
-                let checkout = git::checkout(
-                    &GitUrl::parse(&url)?,
-                    &dir,
-                    secrets,
-                    ssh.socket("default"),
-                    cancel,
-                )?;
+                let mut url = GitUrl::parse(&url)?;
+                if commit_times {
+                    url.mtime.get_or_insert(Mtime::Commit);
+                }
+                let checkout = git::checkout(&url, &dir, secrets, ssh.socket("default"), cancel)?;
                 Ok(Context {
+                    kind: Kind::Repository(checkout.time_of_files(&url)),
                     folder: checkout.folder,
                     ignore: None,
-                    archive: None,
-                    repository: true,
-                    lone_file: false,
+                    time: Some(checkout.commit_time),
                     _work: Some(work),
                 })
             }
             ContextSource::Http(url) => {
                 let work = store.work()?;
                 let path = work.path().join("download");
-                super::fetch::fetch(http, &url, &path, secrets, cancel, &|_, _| ())?;
+                let fetched = super::fetch::fetch(http, &url, &path, secrets, cancel, &|_, _| ())?;
                 let failed = |source| BuildError::Host {
                     action: "read",
                     path: path.clone(),
@@ -138,7 +153,9 @@ impl Context {
                 let mut file = std::fs::File::open(&path).map_err(failed)?;
                 if archive::is_archive(&mut file).map_err(failed)? {
                     std::io::Seek::rewind(&mut file).map_err(failed)?;
-                    return unpacked(Box::new(file));
+                    let mut context = unpacked(Box::new(file))?;
+                    context.time = fetched.modified.or(context.time);
+                    return Ok(context);
                 }
                 drop(file);
                 let folder = work.directory("context")?;
@@ -146,9 +163,8 @@ impl Context {
                 Ok(Context {
                     folder,
                     ignore: None,
-                    archive: None,
-                    repository: false,
-                    lone_file: true,
+                    kind: Kind::LoneFile,
+                    time: fetched.modified,
                     _work: Some(work),
                 })
             }
@@ -157,7 +173,13 @@ impl Context {
 
     /// The name in the folder of what was fetched, where that is one file and no archive.
     pub fn lone_file(&self) -> Option<&'static str> {
-        self.lone_file.then_some(LONE_FILE)
+        matches!(self.kind, Kind::LoneFile).then_some(LONE_FILE)
+    }
+
+    /// When its source says that it was made, seconds since 1970: the commit's time, `Last-Modified`, or that of an archive's
+    /// newest entry. A folder does not say.
+    pub fn time(&self) -> Option<i64> {
+        self.time
     }
 
     /// The folder on disk.
@@ -173,7 +195,7 @@ impl Context {
     /// Hides what `ignore` excludes; `name` is how messages call the file it was read from. An archive is whole as it is:
     /// who packed it chose what is in it.
     pub fn set_ignore(&mut self, ignore: Ignore, name: &str) {
-        if self.archive.is_none() {
+        if !matches!(self.kind, Kind::Archive(_)) {
             self.ignore = Some((ignore, name.to_owned()));
         }
     }
@@ -272,12 +294,11 @@ impl<'a> Contexts<'a> {
             step: slot.step,
             name: slot.name.clone(),
         });
-        let tree = if slot.context.repository {
-            transfer::repository_tree(&slot.context.folder)
-        } else if let Some(toc) = &slot.context.archive {
-            archive_tree(toc, &slot.context.folder)
-        } else {
-            self.read(slot.context)
+        let folder = &slot.context.folder;
+        let tree = match &slot.context.kind {
+            Kind::Repository(mtime) => transfer::repository_tree(folder, *mtime),
+            Kind::Archive(toc) => archive_tree(toc, folder),
+            Kind::Plain | Kind::LoneFile => self.read(slot.context),
         };
         match tree {
             Ok(tree) => {

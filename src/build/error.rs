@@ -397,6 +397,12 @@ impl BuildError {
             BuildError::NoUser { .. } | BuildError::NoGroup { .. } => {
                 "make it in a RUN before, or give a number".to_owned()
             }
+            BuildError::Git { why, .. } if why.contains("(publickey") => {
+                "--ssh default lends the build your ssh agent; ssh-add -l shows its keys".to_owned()
+            }
+            BuildError::Git { why, .. } if why.contains("Host key verification failed") => {
+                "the host's key is another one than ~/.ssh/known_hosts has: ssh-keygen -R HOST forgets it, if that is right".to_owned()
+            }
             BuildError::Checksum { actual, .. } => {
                 format!("if what came is what you want, --checksum={actual}")
             }

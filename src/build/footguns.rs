@@ -103,6 +103,8 @@ fn passwords(graph: &Graph) -> Vec<(String, Vec<u8>)> {
             };
             let authority = url
                 .split_once("://")
+                // ssh has no password in an address, and its user is no secret.
+                .filter(|(scheme, _)| !scheme.eq_ignore_ascii_case("ssh"))
                 .map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(rest));
             if let Some((login, _)) = authority.and_then(|a| a.rsplit_once('@')) {
                 let password = login

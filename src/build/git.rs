@@ -1,7 +1,9 @@
 //! Git repositories as contexts and as sources of ADD.
 //!
-//! The work is git's own; this file understands BuildKit's addresses, keeps git away from the user's configuration and from
-//! prompts, and turns a checkout into files whose modes do not depend on anyone's umask.
+//! The work is git's own; this file keeps git, and the ssh that it runs, away from the user's configuration and from prompts, and
+//! turns a checkout into files whose modes do not depend on anyone's umask. [`GitUrl`] understands BuildKit's addresses.
+
+mod url;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,25 +11,12 @@ use std::sync::atomic::AtomicBool;
 
 use crate::plan::redacted;
 
+pub use url::is_git_url;
+pub(super) use url::{GitUrl, Mtime, percent_decode};
+use url::{hosts, is_commit, without_credentials};
+
 use super::secrets::Secrets;
 use super::{BuildError, poll};
-
-/// Where a checkout comes from.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct GitUrl {
-    /// The repository, without fragment and query.
-    pub(super) remote: String,
-    /// Branch, tag, full ref name or commit; the default branch if none.
-    pub(super) reference: Option<String>,
-    /// The folder that counts; the whole tree if none.
-    pub(super) subdir: Option<String>,
-    /// The commit it has to be, or how it begins.
-    pub(super) checksum: Option<String>,
-    /// Whether `.git` stays.
-    pub(super) keep_git_dir: bool,
-    /// Whether submodules are fetched.
-    pub(super) submodules: bool,
-}
 
 /// A checkout that is on disk.
 pub(super) struct Checkout {
@@ -35,136 +24,23 @@ pub(super) struct Checkout {
     pub(super) folder: PathBuf,
     /// Its commit.
     pub(super) commit: String,
+    /// When that was made, seconds since 1970.
+    pub(super) commit_time: i64,
 }
 
-/// Whether `text` is the address of a git repository rather than of a file.
-pub fn is_git_url(text: &str) -> bool {
-    let before = text.split(['#', '?']).next().unwrap_or(text);
-    let lower = before.to_ascii_lowercase();
-    let path = |scheme: &str| {
-        lower
-            .strip_prefix(scheme)
-            .map(|rest| rest.trim_end_matches('/').ends_with(".git"))
-    };
-    lower.starts_with("git://")
-        || lower.starts_with("ssh://")
-        || (lower.starts_with("git@") && before.contains(':'))
-        || path("http://") == Some(true)
-        || path("https://") == Some(true)
-        || lower.starts_with("github.com/")
-}
-
-impl GitUrl {
-    /// `URL[?query][#ref[:subdir]]`.
-    pub(super) fn parse(text: &str) -> Result<GitUrl, BuildError> {
-        let bad = |why: &str| BuildError::GitUrl {
-            url: redacted(text),
-            why: why.to_owned(),
-        };
-        let (text_url, fragment) = text
-            .split_once('#')
-            .map_or((text, None), |(u, f)| (u, Some(f)));
-        let (remote, query) = text_url
-            .split_once('?')
-            .map_or((text_url, None), |(u, q)| (u, Some(q)));
-        let remote = if remote.starts_with("github.com/") {
-            format!("https://{remote}")
-        } else {
-            remote.to_owned()
-        };
-        let mut url = GitUrl {
-            remote,
-            submodules: true,
-            ..GitUrl::default()
-        };
-        if let Some(fragment) = fragment {
-            let (reference, subdir) = fragment
-                .split_once(':')
-                .map_or((fragment, ""), |(r, s)| (r, s));
-            url.reference = (!reference.is_empty()).then(|| reference.to_owned());
-            url.subdir = (!subdir.is_empty()).then(|| subdir.to_owned());
-        }
-        let truth = |value: &str| match value {
-            "" | "1" | "true" => Ok(true),
-            "0" | "false" => Ok(false),
-            _ => Err(bad("expected true or false")),
-        };
-        for pair in query
-            .unwrap_or_default()
-            .split('&')
-            .filter(|p| !p.is_empty())
-        {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_decode(value);
-            let set = |slot: &mut Option<String>, value: String| {
-                if slot.as_ref().is_some_and(|old| *old != value) {
-                    return Err(bad("the query and the fragment say different things"));
-                }
-                *slot = Some(value);
-                Ok(())
-            };
-            match name {
-                "ref" => set(&mut url.reference, value)?,
-                "tag" => set(&mut url.reference, format!("refs/tags/{value}"))?,
-                "branch" => set(&mut url.reference, format!("refs/heads/{value}"))?,
-                "subdir" => set(&mut url.subdir, value)?,
-                "checksum" | "commit" => set(&mut url.checksum, value)?,
-                "keep-git-dir" => url.keep_git_dir = truth(&value)?,
-                "submodules" => url.submodules = truth(&value)?,
-                other => return Err(bad(&format!("unexpected query parameter {other:?}"))),
-            }
-        }
-        let option = |t: &Option<String>| t.as_ref().is_some_and(|t| t.starts_with('-'));
-        if text.chars().any(char::is_control) {
-            return Err(bad("it holds a control character"));
-        }
-        if url.remote.starts_with('-') || option(&url.reference) || option(&url.subdir) {
-            return Err(bad("a part of it looks like an option"));
-        }
-        let commit =
-            |c: &String| c.len() >= 7 && c.len() <= 64 && c.bytes().all(|b| b.is_ascii_hexdigit());
-        if url.checksum.as_ref().is_some_and(|c| !commit(c)) {
-            return Err(bad(
-                "a checksum is a commit, or at least its first 7 digits",
-            ));
-        }
-        Ok(url)
-    }
-
-    fn host(&self) -> String {
-        let rest = self
-            .remote
-            .split_once("://")
-            .map_or(self.remote.as_str(), |(_, r)| r);
-        let rest = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        let rest = rest.rsplit('@').next().unwrap_or(rest);
-        rest.split(':').next().unwrap_or(rest).to_owned()
+impl Checkout {
+    /// The time that all files get where they do not keep that of the checkout.
+    pub(super) fn time_of_files(&self, url: &GitUrl) -> Option<i64> {
+        (url.mtime == Some(Mtime::Commit)).then_some(self.commit_time)
     }
 }
 
-pub(super) fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let code = (bytes[at] == b'%')
-            .then(|| text.get(at + 1..at + 3))
-            .flatten();
-        match code.and_then(|c| u8::from_str_radix(c, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
+/// How ssh is run for git: with no configuration and no key but the agent's. Hosts that the user knows have to show the key that the
+/// user knows; no other is remembered.
+const SSH: &str = "ssh -F none -o BatchMode=yes -o IdentityFile=none -o StrictHostKeyChecking=accept-new \
+                   -o 'UserKnownHostsFile=/dev/null ~/.ssh/known_hosts'";
 
-/// git in one repository, with nothing of the user's configuration but their ssh agent.
+/// git in one repository, with nothing of the user's configuration but the agent that was given.
 struct Git<'a> {
     dir: &'a Path,
     url: &'a GitUrl,
@@ -193,15 +69,13 @@ impl Git<'_> {
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ALLOW_PROTOCOL", "http:https:git:ssh")
-            .env(
-                "GIT_SSH_COMMAND",
-                "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new",
-            )
+            .env("GIT_SSH_COMMAND", SSH)
             .env("LC_ALL", "C")
             .env("HOME", self.dir);
-        if let Some(socket) = self.ssh_agent {
-            command.env("SSH_AUTH_SOCK", socket);
-        }
+        match self.ssh_agent {
+            Some(socket) => command.env("SSH_AUTH_SOCK", socket),
+            None => command.env_remove("SSH_AUTH_SOCK"),
+        };
         let mut configuration = vec![
             ("core.hooksPath".to_owned(), "/dev/null".to_owned()),
             ("advice.detachedHead".to_owned(), "false".to_owned()),
@@ -235,11 +109,14 @@ impl Git<'_> {
             .ok_or(BuildError::Canceled)?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
-            let mut lines: Vec<&str> = text
-                .lines()
-                .map(str::trim)
-                .filter(|l| !l.is_empty())
-                .collect();
+            // Two lines that git says after any failure, and that would hide the reason before them.
+            let advice = [
+                "Please make sure you have the correct",
+                "and the repository exists.",
+            ];
+            let said =
+                |line: &&str| !line.is_empty() && !advice.iter().any(|a| line.starts_with(a));
+            let mut lines: Vec<&str> = text.lines().map(str::trim).filter(said).collect();
             let last = lines.split_off(lines.len().saturating_sub(3)).join("; ");
             return Err(failed(redacted(&last)));
         }
@@ -249,9 +126,13 @@ impl Git<'_> {
     // The full name that a short one stands for, and its commit, as the remote has them now.
     fn resolve(&self) -> Result<(String, String), BuildError> {
         let wanted = self.url.reference.as_deref().unwrap_or("HEAD");
-        let is_commit = wanted.len() == 40 && wanted.bytes().all(|c| c.is_ascii_hexdigit());
-        if is_commit {
-            return Ok((wanted.to_owned(), wanted.to_owned()));
+        let pinned = self
+            .url
+            .checksum
+            .as_deref()
+            .filter(|_| self.url.fetch_by_commit);
+        if let Some(commit) = pinned.or(Some(wanted).filter(|wanted| is_commit(wanted))) {
+            return Ok((commit.to_owned(), commit.to_owned()));
         }
         let listing = self.run(
             "list the references of",
@@ -320,11 +201,15 @@ pub(super) fn checkout(
         ssh_agent,
         cancel,
     };
+    let (name, commit) = git.resolve()?;
+    let format = match commit.len() {
+        64 => "--object-format=sha256",
+        _ => "--object-format=sha1",
+    };
     git.run(
         "prepare a checkout of",
-        &["init", "--quiet", "--initial-branch=main", "."],
+        &["init", "--quiet", "--initial-branch=main", format, "."],
     )?;
-    let (name, commit) = git.resolve()?;
     if let Some(wanted) = &url.checksum
         && !commit.starts_with(&wanted.to_ascii_lowercase())
     {
@@ -391,6 +276,15 @@ pub(super) fn checkout(
             }
         }
     }
+    let time = git.run(
+        "read the time of the commit of",
+        &["show", "--no-patch", "--format=%ct", &commit],
+    )?;
+    let commit_time = time.parse().map_err(|_| BuildError::Git {
+        action: "read the time of the commit of",
+        url: redacted(&url.remote),
+        why: format!("git said {time:?}"),
+    })?;
     if !url.keep_git_dir {
         let removed = std::fs::remove_dir_all(dir.join(".git"));
         removed.map_err(|source| BuildError::Host {
@@ -420,106 +314,9 @@ pub(super) fn checkout(
             why: format!("no folder {:?}", url.subdir.as_deref().unwrap_or_default()),
         });
     }
-    Ok(Checkout { folder, commit })
-}
-
-// A remote's scheme and host with a slash, without and with the credentials that its URL holds. ssh's user is none.
-fn hosts(remote: &str) -> (String, String) {
-    let Some((scheme @ ("http" | "https"), rest)) = remote.split_once("://") else {
-        return (remote.to_owned(), remote.to_owned());
-    };
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let host = authority.rsplit('@').next().unwrap_or(authority);
-    (
-        format!("{scheme}://{host}/"),
-        format!("{scheme}://{authority}/"),
-    )
-}
-
-// What git is told, and what `.git/config` says: never a password. Git's configuration puts it back.
-fn without_credentials(remote: &str) -> String {
-    let (plain, real) = hosts(remote);
-    match remote.strip_prefix(&real) {
-        Some(path) if plain != real => format!("{plain}{path}"),
-        _ => remote.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_a_repository() {
-        for yes in [
-            "https://h/x.git",
-            "https://h/x.git#main:sub",
-            "http://h/x.git?branch=b",
-            "git@h:x/y",
-            "git://h/x",
-            "ssh://git@h/x",
-            "github.com/a/b",
-        ] {
-            assert!(is_git_url(yes), "{yes}");
-        }
-        for no in [
-            "https://h/x.tar.gz",
-            "https://h/x",
-            "./x.git",
-            "x.git",
-            "git@nothing",
-            "https://h/x.git.tar",
-        ] {
-            assert!(!is_git_url(no), "{no}");
-        }
-    }
-
-    #[test]
-    fn credentials_are_for_one_host_and_on_no_command_line() {
-        for (remote, plain, told) in [
-            ("https://u:p@h:8/x.git", "https://h:8/", "https://h:8/x.git"),
-            ("http://h/x.git", "http://h/", "http://h/x.git"),
-            ("https://t@h/a@b.git", "https://h/", "https://h/a@b.git"),
-        ] {
-            assert_eq!(
-                (
-                    hosts(remote).0.as_str(),
-                    without_credentials(remote).as_str()
-                ),
-                (plain, told)
-            );
-        }
-        for kept in ["ssh://git@h/x", "git@h:x"] {
-            assert_eq!(without_credentials(kept), kept);
-        }
-    }
-
-    #[test]
-    fn fragments_and_queries() {
-        let url = GitUrl::parse("https://u:p@h/x.git#v1:docs/a").unwrap();
-        assert_eq!(
-            (url.reference.as_deref(), url.subdir.as_deref()),
-            (Some("v1"), Some("docs/a"))
-        );
-        let url =
-            GitUrl::parse("https://h/x.git?tag=v1&subdir=d%2Fe&keep-git-dir=1&submodules=false")
-                .unwrap();
-        assert_eq!(
-            (url.reference.as_deref(), url.subdir.as_deref()),
-            (Some("refs/tags/v1"), Some("d/e"))
-        );
-        assert!(url.keep_git_dir && !url.submodules);
-        for bad in [
-            "https://h/x.git?ref=a#b",
-            "https://h/x.git?what=1",
-            "https://h/x.git#-o",
-            "https://h/x.git?checksum=zz",
-        ] {
-            assert!(GitUrl::parse(bad).is_err(), "{bad}");
-        }
-        assert_eq!(
-            without_credentials("https://u:p@h/x@y.git"),
-            "https://h/x@y.git"
-        );
-    }
+    Ok(Checkout {
+        folder,
+        commit,
+        commit_time,
+    })
 }

@@ -16,7 +16,7 @@ use super::draft::Draft;
 use super::engine::{Engine, Layers, Outcome, now, open_dir};
 use super::event::{EventKind, StepId};
 use super::folder::Folder;
-use super::git::{self, GitUrl};
+use super::git::{self, GitUrl, Mtime};
 use super::key::Key;
 use super::listing::{self, Listing};
 use super::select::{self, Content, Files, Item};
@@ -302,11 +302,14 @@ impl Engine<'_> {
         let dir = self.work.directory("git")?;
         let agent = self.request.ssh.socket("default");
         let checkout = git::checkout(&url, &dir, &self.request.secrets, agent, self.cancel)?;
-        let tree = repository_tree(&checkout.folder)?;
-        let commit = format!(
+        let tree = repository_tree(&checkout.folder, checkout.time_of_files(&url))?;
+        let mut commit = format!(
             "{} {:?} {} {}",
             checkout.commit, url.subdir, url.submodules, url.keep_git_dir
         );
+        if url.mtime == Some(Mtime::Commit) {
+            commit.push_str(" mtime=commit");
+        }
         Ok(Part {
             commit: Some(commit),
             items: vec![select::select_all(&tree, op)?],
@@ -497,7 +500,7 @@ fn list_file(
 }
 
 /// A checkout as a tree, with the modes git knows, whatever the umask was.
-pub(super) fn repository_tree(folder: &Path) -> Result<Tree, BuildError> {
+pub(super) fn repository_tree(folder: &Path, mtime: Option<i64>) -> Result<Tree, BuildError> {
     let (folder, toc) = Folder::walk(folder, None, None)?;
     let entries = toc.entries().map(|mut entry| {
         entry.meta.mode = match &entry.kind {
@@ -506,6 +509,7 @@ pub(super) fn repository_tree(folder: &Path) -> Result<Tree, BuildError> {
             _ if entry.meta.mode & 0o100 != 0 => 0o755,
             _ => 0o644,
         };
+        entry.meta.mtime = mtime.unwrap_or(entry.meta.mtime);
         entry
     });
     let toc: Toc = entries.collect();

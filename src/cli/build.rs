@@ -22,6 +22,7 @@ use super::build_values::{ContextSource, DockerfileSource, Secret, SecretFrom, S
 use super::calls::{self, Broken, Call, Source};
 use super::debug;
 use super::dockerfile::{self as text, Base, Text};
+use super::epoch;
 use super::error::{CliError, Doing as _};
 use super::output::{note, print};
 use super::progress::{Progress, ProgressMode};
@@ -31,6 +32,9 @@ use super::verify;
 
 /// How much of standard input shows whether it is an archive: a tar's magic is at 257.
 const HEAD_BYTES: u64 = 512;
+
+/// Where the user's ssh agent listens.
+const AGENT: &str = "SSH_AUTH_SOCK";
 
 /// The surroundings of a build.
 pub(super) struct Build<'a> {
@@ -60,7 +64,7 @@ pub(crate) fn run(request: &BuildRequest, session: &Session) -> Result<(), CliEr
         progress: &progress,
         http: ureq::Agent::new_with_defaults(),
         secrets: secrets(request),
-        ssh: agents(&request.ssh)?,
+        ssh: all_agents(request)?,
     };
     let result = build.all();
     progress.finish();
@@ -141,12 +145,26 @@ pub(super) fn add_secret(secrets: &mut Secrets, secret: &Secret) {
     secrets.add(&secret.id, source);
 }
 
+/// The agents of the flags; without any, the user's own for a context that they reach by ssh, as buildx has it.
+fn all_agents(request: &BuildRequest) -> Result<SshAgents, CliError> {
+    let mut all = agents(&request.ssh)?;
+    let by_ssh = |url: &str| url.starts_with("ssh://") || url.starts_with("git@");
+    if let ContextSource::Git(url) = &request.context
+        && by_ssh(url)
+        && request.ssh.is_empty()
+        && let Some(socket) = std::env::var_os(AGENT).filter(|v| !v.is_empty())
+    {
+        all.add("default", &socket.to_string_lossy());
+    }
+    Ok(all)
+}
+
 /// The agents' sockets; `$SSH_AUTH_SOCK` where no path is given.
 pub(super) fn agents(specs: &[Ssh]) -> Result<SshAgents, CliError> {
     let mut agents = SshAgents::default();
     for spec in specs {
         let path = match &spec.paths[..] {
-            [] => std::env::var_os("SSH_AUTH_SOCK")
+            [] => std::env::var_os(AGENT)
                 .filter(|v| !v.is_empty())
                 .map(std::path::PathBuf::from)
                 .ok_or_else(|| {
@@ -206,6 +224,12 @@ impl Build<'_> {
         let mut options = self.request.plan.clone();
         options.dockerfile_name.clone_from(&text.name);
         options.ignore = context.as_ref().and_then(Context::ignore).cloned();
+        let epoch = self.epoch(&parsed.dockerfile, &options, &images, context.as_ref())?;
+        options.build_args.remove(epoch::NAME);
+        if let Some(seconds) = epoch {
+            let name = epoch::NAME.to_owned();
+            options.build_args.insert(name, seconds.to_string());
+        }
         let rules = match options.build_args.get("BUILDKIT_DOCKERFILE_CHECK") {
             Some(rules) => lint::Config::parse(rules).map_err(|error| {
                 CliError::Refused(format!("--build-arg BUILDKIT_DOCKERFILE_CHECK: {error}"))
@@ -285,7 +309,7 @@ impl Build<'_> {
             last_first: false,
             privilege: self.session.privilege().clone(),
             http: self.http.clone(),
-            image: image_options(self.request, None)?,
+            image: image_options(self.request, None, epoch)?,
             dockerfile: text.name.clone(),
             dockerfile_path: text
                 .host_path()
@@ -311,7 +335,7 @@ impl Build<'_> {
         let mut built: Option<Built> = None;
         let mut verdicts = Vec::new();
         for group in build_output::groups(&self.request.outputs) {
-            request.image = image_options(self.request, group.form)?;
+            request.image = image_options(self.request, group.form, epoch)?;
             let one = match build::build(
                 self.store,
                 &request,
@@ -513,7 +537,7 @@ impl Build<'_> {
                 self.foreign(load(EngineSource::Archive(Box::new(file)))?)
             }
             ContextSource::Http(url) => self.foreign(load(EngineSource::Http(url.clone()))?),
-            ContextSource::Git(url) => self.foreign(load(EngineSource::Git(url.clone()))?),
+            ContextSource::Git(url) => self.foreign(load(self.git(url))?),
         }
     }
 
@@ -540,7 +564,15 @@ impl Build<'_> {
         })
     }
 
-    fn load(&self, from: EngineSource<'_>, what: &str) -> Result<Context, CliError> {
+    /// A repository, which a result of a given time has at the commit's.
+    fn git(&self, url: &str) -> EngineSource<'static> {
+        EngineSource::Git {
+            url: url.to_owned(),
+            commit_times: self.request.source_date_epoch.is_some(),
+        }
+    }
+
+    pub(super) fn load(&self, from: EngineSource<'_>, what: &str) -> Result<Context, CliError> {
         self.context(from).map_err(|error| {
             if error.is_canceled() {
                 CliError::Interrupted
@@ -580,7 +612,7 @@ impl Build<'_> {
                     }
                     context
                 }
-                NamedContext::Git(url) => self.context(EngineSource::Git(url.clone()))?,
+                NamedContext::Git(url) => self.context(self.git(url))?,
                 NamedContext::Http(url) => self.context(EngineSource::Http(url.clone()))?,
                 NamedContext::Image(_) | NamedContext::Layout { .. } => continue,
             };

@@ -13,6 +13,7 @@ use super::build_values::{
     self as parse, Annotation, ContextSource, DockerfileSource, Secret, Ssh,
 };
 use super::calls::{self, Call, CallSpec};
+use super::epoch::{self, Epoch};
 use super::output_spec::{OutputSpec, output};
 use super::progress::ProgressMode;
 use super::values::{FlagError, boolean, bytes, pair, platforms, reference};
@@ -227,8 +228,8 @@ pub(crate) struct BuildRequest {
     pub(crate) strict: bool,
     /// `--jobs`
     pub(crate) jobs: Option<NonZeroUsize>,
-    /// `SOURCE_DATE_EPOCH` of the build arguments or the environment, seconds since 1970.
-    pub(crate) source_date_epoch: Option<i64>,
+    /// `SOURCE_DATE_EPOCH` of the build arguments or the environment.
+    pub(crate) source_date_epoch: Option<Epoch>,
 }
 
 /// What the request needs to know of the world, so that parsing stays pure.
@@ -253,9 +254,9 @@ impl BuildArgs {
         self.refuse_unsupported()?;
         let build_args = self.build_args(world)?;
         let source_date_epoch = build_args
-            .get("SOURCE_DATE_EPOCH")
+            .get(epoch::NAME)
             .filter(|v| !v.is_empty())
-            .map(|v| epoch(v))
+            .map(|v| Epoch::parse(v))
             .transpose()?;
         let mut call = calls::call(&self.call)?;
         if self.check {
@@ -349,8 +350,8 @@ impl BuildArgs {
     /// `--build-arg` with the environment's values filled in, and SOURCE_DATE_EPOCH from there, as buildx does.
     fn build_args(&self, world: &World<'_>) -> Result<BTreeMap<String, String>, FlagError> {
         let mut build_args = BTreeMap::new();
-        if let Some(epoch) = (world.var)("SOURCE_DATE_EPOCH").filter(|v| !v.is_empty()) {
-            build_args.insert("SOURCE_DATE_EPOCH".to_owned(), epoch);
+        if let Some(epoch) = (world.var)(epoch::NAME).filter(|v| !v.is_empty()) {
+            build_args.insert(epoch::NAME.to_owned(), epoch);
         }
         for text in &self.build_args {
             match text.split_once('=') {
@@ -458,16 +459,6 @@ fn entitlement(text: &str) -> Result<String, FlagError> {
             "expected network.host or security.insecure",
         )),
     }
-}
-
-fn epoch(text: &str) -> Result<i64, FlagError> {
-    text.parse().map_err(|_| {
-        FlagError::new(
-            "SOURCE_DATE_EPOCH",
-            text,
-            "expected seconds since 1970, a whole number",
-        )
-    })
 }
 
 #[cfg(test)]
@@ -578,7 +569,7 @@ mod tests {
             (&["-t", "Upper", "."], "lowercase"),
             (&["-f", "-", "-"], "both the context"),
             (
-                &["--build-arg", "SOURCE_DATE_EPOCH=now", "."],
+                &["--build-arg", "SOURCE_DATE_EPOCH=2020-01-01", "."],
                 "seconds since 1970",
             ),
         ] {
@@ -591,6 +582,6 @@ mod tests {
     #[test]
     fn source_date_epoch_is_an_argument() {
         let r = request(&["--build-arg", "SOURCE_DATE_EPOCH=1700000000", "."]).unwrap();
-        assert_eq!(r.source_date_epoch, Some(1_700_000_000));
+        assert_eq!(r.source_date_epoch, Some(Epoch::Seconds(1_700_000_000)));
     }
 }

@@ -87,7 +87,7 @@ pub(super) fn check(request: &BuildRequest) -> Result<(), CliError> {
             _ => {}
         }
         if let Some(form) = form(output) {
-            image_options(request, Some(form))?;
+            image_options(request, Some(form), None)?;
         }
         if let OutputSpec::Archive {
             dest, tar: true, ..
@@ -125,6 +125,7 @@ fn check_parent(path: &Path) -> Result<(), CliError> {
 pub(super) fn image_options(
     request: &BuildRequest,
     form: Option<&Form>,
+    epoch: Option<i64>,
 ) -> Result<ImageOptions, CliError> {
     let standard = Form::default();
     let form = form.unwrap_or(&standard);
@@ -140,10 +141,7 @@ pub(super) fn image_options(
         force_compression: form.force_compression,
         rewrite_timestamp: form.rewrite_timestamp,
         exact_timestamp: request.timestamp.is_some(),
-        source_date_epoch: request
-            .timestamp
-            .or(form.source_date_epoch)
-            .or(request.source_date_epoch),
+        source_date_epoch: request.timestamp.or(form.source_date_epoch).or(epoch),
         // Docker has no media type for zstd: BuildKit, too, goes over to OCI's.
         oci_media_types: form.oci_media_types.unwrap_or(true)
             || form.compression == Some(CompressionKind::Zstd),

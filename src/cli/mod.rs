@@ -21,6 +21,7 @@ mod calls;
 mod completion;
 mod debug;
 mod dockerfile;
+mod epoch;
 mod error;
 mod explore;
 mod export;
