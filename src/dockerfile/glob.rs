@@ -3,6 +3,12 @@
 //! A pattern is compiled once; matching follows all ways at once, so its time is at most that of pattern times path. `*`
 //! and `?` do not match a slash. Paths are bytes; a byte that is no UTF-8 is a character of its own.
 
+use super::prefilter::Bytes;
+
+const SLASH: u32 = '/' as u32;
+
+const SLASH_TOKEN: Token = Token::Is(SLASH);
+
 /// A compiled pattern.
 #[derive(Clone, Debug)]
 pub struct Pattern(Program);
@@ -160,7 +166,8 @@ impl Program {
             .collect();
         let shape = match &tokens[..tokens.len() - literal_end] {
             [] => Shape::Exact,
-            [Token::Everything] => Shape::Suffix,
+            // Whatever comes before, its directories are the stars' and the rest of a name is the star's.
+            [Token::Everything] | [Token::Dirs, Token::DirsLoop, Token::Star] => Shape::Suffix,
             [Token::Dirs, Token::DirsLoop] => Shape::Name,
             [head @ .., Token::Everything]
                 if literal_end == 0 && head.iter().all(|t| is(t).is_some()) =>
@@ -205,6 +212,64 @@ impl Program {
         }
     }
 
+    /// What a path that it matches can begin with.
+    pub(super) fn first_bytes(&self) -> Bytes {
+        self.token_bytes(self.tokens.first(), |text| text.first())
+    }
+
+    /// What a path that it matches can end with.
+    pub(super) fn last_bytes(&self) -> Bytes {
+        self.token_bytes(self.tokens.last(), |text| text.last())
+    }
+
+    /// What the last name of a path that it matches can begin with.
+    pub(super) fn name_bytes(&self) -> Bytes {
+        let boundary = |t: &Token| *t == SLASH_TOKEN || *t == Token::DirsLoop;
+        let before = self.tokens.iter().rposition(boundary);
+        let name = &self.tokens[before.map_or(0, |at| at + 1)..];
+        // The stars in `a**/b` may be nothing, and then the name begins with `a`.
+        let whole = before.is_none_or(|at| {
+            self.tokens[at] == SLASH_TOKEN || at < 2 || self.tokens[at - 2] == SLASH_TOKEN
+        });
+        if !whole || name.iter().any(|token| self.takes_slash(token)) {
+            return Bytes::ALL;
+        }
+        self.token_bytes(name.first(), |text| text.first())
+    }
+
+    /// Which byte of its character a token can be; all bytes if it may be none or several characters.
+    fn token_bytes(&self, token: Option<&Token>, end: fn(&[u8]) -> Option<&u8>) -> Bytes {
+        let mut bytes = Bytes::NONE;
+        match token {
+            Some(Token::Is(unit)) => {
+                let text = char::from_u32(*unit).map(String::from).unwrap_or_default();
+                let Some(byte) = end(text.as_bytes()) else {
+                    return Bytes::ALL;
+                };
+                bytes.insert(*byte);
+            }
+            Some(Token::Class(class)) => {
+                bytes = Bytes::HIGH;
+                for byte in 0..=0x7f {
+                    if self.classes[*class].takes(byte.into()) {
+                        bytes.insert(byte);
+                    }
+                }
+            }
+            _ => return Bytes::ALL,
+        }
+        bytes
+    }
+
+    fn takes_slash(&self, token: &Token) -> bool {
+        match token {
+            Token::Is(_) => *token == SLASH_TOKEN,
+            Token::Any | Token::Star => false,
+            Token::Class(class) => self.classes[*class].takes(SLASH),
+            Token::Dirs | Token::DirsLoop | Token::Everything => true,
+        }
+    }
+
     /// The places in the pattern where one can be after the bytes.
     fn run(&self, parts: &[&[u8]]) -> States {
         let mut states = States::new(self.tokens.len() + 1);
@@ -242,7 +307,6 @@ impl Program {
     }
 
     fn step(&self, next: &mut States, index: usize, unit: u32) {
-        const SLASH: u32 = '/' as u32;
         let Some(token) = self.tokens.get(index) else {
             return;
         };

@@ -9,11 +9,14 @@
 
 use super::diagnostic::BOM;
 use super::glob::{GlobError, Program, Stars};
+use super::prefilter::{Ends, Prefilter};
 
 /// A set of rules.
 #[derive(Clone, Debug, Default)]
 pub struct Ignore {
     rules: Vec<Rule>,
+    /// Which of them to ask about a path; each is for [`Prefilter::PATTERNS`] rules.
+    prefilters: Vec<Prefilter>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,12 +58,12 @@ pub struct State {
 }
 
 impl State {
-    fn get(&self, index: usize) -> bool {
-        let word = match index / 64 {
+    /// So many words of 64 rules in.
+    fn word(&self, word: usize) -> u64 {
+        match word {
             0 => self.first,
             word => self.rest.get(word - 1).copied().unwrap_or(0),
-        };
-        word >> (index % 64) & 1 == 1
+        }
     }
 
     fn set(&mut self, index: usize) {
@@ -86,6 +89,14 @@ impl State {
 }
 
 impl Ignore {
+    fn new(rules: Vec<Rule>) -> Ignore {
+        let prefilters = rules
+            .chunks(Prefilter::PATTERNS)
+            .map(|rules| Prefilter::new(rules.iter().map(|rule| &rule.program)))
+            .collect();
+        Ignore { rules, prefilters }
+    }
+
     /// Reads an ignore file: a pattern a line; `#` in the first column makes a comment; blanks around a pattern, a slash
     /// before it and a byte order mark mean nothing.
     pub fn parse(text: &str) -> Result<Ignore, IgnoreError> {
@@ -109,7 +120,7 @@ impl Ignore {
             }
             rules.extend(rule(&cleaned, negated, number, written)?);
         }
-        Ok(Ignore { rules })
+        Ok(Ignore::new(rules))
     }
 
     /// Takes patterns as they are, as for `COPY --exclude`. The "lines" of the answers are their places, from 1.
@@ -127,7 +138,7 @@ impl Ignore {
             };
             rules.extend(rule(pattern, negated, number, written)?);
         }
-        Ok(Ignore { rules })
+        Ok(Ignore::new(rules))
     }
 
     /// Whether there is no rule.
@@ -179,11 +190,24 @@ impl Ignore {
 
     fn decide(&self, path: &[u8], parent: &State, mut matched: impl FnMut(usize)) -> bool {
         let mut excluded = false;
-        for (index, rule) in self.rules.iter().enumerate() {
-            // A rule that would change nothing is not asked, and not remembered either: see the head of the file.
-            if parent.get(index) || (rule.negated == excluded && rule.program.matches(path)) {
-                excluded = !rule.negated;
-                matched(index);
+        let ends = Ends::of(path);
+        for (word, prefilter) in self.prefilters.iter().enumerate() {
+            let inherited = parent.word(word);
+            let mut rest = inherited | ends.map_or(u64::MAX, |ends| prefilter.candidates(ends));
+            while rest != 0 {
+                let bit = rest.trailing_zeros() as usize;
+                rest &= rest - 1;
+                let index = word * Prefilter::PATTERNS + bit;
+                let Some(rule) = self.rules.get(index) else {
+                    break;
+                };
+                // A rule that would change nothing is not asked, and not remembered either: see the head of the file.
+                if inherited >> bit & 1 == 1
+                    || (rule.negated == excluded && rule.program.matches(path))
+                {
+                    excluded = !rule.negated;
+                    matched(index);
+                }
             }
         }
         excluded
@@ -645,7 +669,46 @@ mod tests {
         }
     }
 
+    /// What [`Ignore::decide`] says if every rule is asked.
+    fn decide_slowly(
+        ignore: &Ignore,
+        path: &[u8],
+        parent: &State,
+        mut matched: impl FnMut(usize),
+    ) -> bool {
+        let mut excluded = false;
+        for (index, rule) in ignore.rules.iter().enumerate() {
+            if parent.word(index / 64) >> (index % 64) & 1 == 1
+                || (rule.negated == excluded && rule.program.matches(path))
+            {
+                excluded = !rule.negated;
+                matched(index);
+            }
+        }
+        excluded
+    }
+
     proptest! {
+        /// No rule that matches is passed over, whatever the pattern, the path and what the directory left.
+        #[test]
+        fn the_prefilter_loses_no_rule(
+            text in "(!?([ab.é*?/]|\\*\\*/|\\[\\^?[a/é]b?\\]|\\\\[a*]){1,6}\n){0,70}",
+            path in "[abé.*/\\\\]{0,8}",
+            end in proptest::collection::vec(any::<u8>(), 0..2),
+            above in proptest::collection::vec(0usize..70, 0..3),
+        ) {
+            if let Ok(ignore) = Ignore::parse(&text) {
+                let path = [path.as_bytes(), &end].concat();
+                let mut parent = State::default();
+                for index in above.into_iter().filter(|index| *index < ignore.rules.len()) {
+                    parent.set(index);
+                }
+                let mut state = State::default();
+                let excluded = decide_slowly(&ignore, &path, &parent, |index| state.set(index));
+                prop_assert_eq!(ignore.verdict(&path, &parent), (excluded, state));
+            }
+        }
+
         #[test]
         fn never_panics(text in "[a!*?\\[\\]\\\\/#. \n-]{0,24}", path in proptest::collection::vec(any::<u8>(), 0..12)) {
             if let Ok(ignore) = Ignore::parse(&text) {

@@ -33,6 +33,7 @@ mod instructions;
 mod lexer;
 mod parser;
 mod pattern;
+mod prefilter;
 mod split;
 mod suggest;
 
