@@ -14,6 +14,7 @@ PACKAGES=(
     docker-registry apache2-utils openssl          # registries: plain, TLS, htpasswd
     skopeo umoci podman buildah runc docker.io     # other people's tools, which must accept what strata writes
     mmdebstrap git zstd xz-utils bzip2 python3     # what cases are made with
+    openssh-client                                 # agents with keys
     qemu-user-static                               # RUN for another machine
     chromium                                       # pages of reports, looked at without a screen
     tmux                                           # a terminal for explore

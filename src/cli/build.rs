@@ -7,7 +7,7 @@ use std::path::Path;
 
 use strata::build::{
     self, BuildError, Built, Context, ContextSource as EngineSource, EventKind, Events as _,
-    Request, SecretSource, Secrets, SshAgents, Verdict,
+    Request, SecretSource, Secrets, Verdict,
 };
 use strata::dockerfile::footgun::Footgun;
 use strata::dockerfile::{self, Diagnostic, Severity, Span, diagnostic, lint};
@@ -18,7 +18,7 @@ use strata::store::{FailedBounds, Store};
 use super::build_args::{BuildRequest, OnError};
 use super::build_failure::{Failure, ParseFailure};
 use super::build_output::{self, image_options};
-use super::build_values::{ContextSource, DockerfileSource, Secret, SecretFrom, Ssh};
+use super::build_values::{ContextSource, DockerfileSource, Secret, SecretFrom};
 use super::calls::{self, Broken, Call, Source};
 use super::debug;
 use super::dockerfile::{self as text, Base, Text};
@@ -28,13 +28,11 @@ use super::output::{note, print};
 use super::progress::{Progress, ProgressMode};
 use super::resolve::Images;
 use super::session::Session;
+use super::ssh::Agents;
 use super::verify;
 
 /// How much of standard input shows whether it is an archive: a tar's magic is at 257.
 const HEAD_BYTES: u64 = 512;
-
-/// Where the user's ssh agent listens.
-const AGENT: &str = "SSH_AUTH_SOCK";
 
 /// The surroundings of a build.
 pub(super) struct Build<'a> {
@@ -44,7 +42,7 @@ pub(super) struct Build<'a> {
     pub(super) progress: &'a Progress,
     http: ureq::Agent,
     secrets: Secrets,
-    ssh: SshAgents,
+    ssh: Agents,
 }
 
 /// Dockerfile and context.
@@ -64,7 +62,7 @@ pub(crate) fn run(request: &BuildRequest, session: &Session) -> Result<(), CliEr
         progress: &progress,
         http: ureq::Agent::new_with_defaults(),
         secrets: secrets(request),
-        ssh: all_agents(request)?,
+        ssh: Agents::of_build(request)?,
     };
     let result = build.all();
     progress.finish();
@@ -79,7 +77,7 @@ pub(crate) fn run(request: &BuildRequest, session: &Session) -> Result<(), CliEr
             if request.on_error == OnError::Shell {
                 match &kept {
                     Some(kept) if kept.has_files => {
-                        let (secrets, ssh) = (build.secrets.clone(), build.ssh.clone());
+                        let (secrets, ssh) = (build.secrets.clone(), build.ssh.sockets.clone());
                         debug::open_kept(session, &store, kept, secrets, ssh);
                     }
                     _ => note("note: --on-error=shell: what failed left no files to look at"),
@@ -143,57 +141,6 @@ pub(super) fn add_secret(secrets: &mut Secrets, secret: &Secret) {
         SecretFrom::Env(name) => SecretSource::Env(name.clone()),
     };
     secrets.add(&secret.id, source);
-}
-
-/// The agents of the flags; without any, the user's own for a context that they reach by ssh, as buildx has it.
-fn all_agents(request: &BuildRequest) -> Result<SshAgents, CliError> {
-    let mut all = agents(&request.ssh)?;
-    let by_ssh = |url: &str| url.starts_with("ssh://") || url.starts_with("git@");
-    if let ContextSource::Git(url) = &request.context
-        && by_ssh(url)
-        && request.ssh.is_empty()
-        && let Some(socket) = std::env::var_os(AGENT).filter(|v| !v.is_empty())
-    {
-        all.add("default", &socket.to_string_lossy());
-    }
-    Ok(all)
-}
-
-/// The agents' sockets; `$SSH_AUTH_SOCK` where no path is given.
-pub(super) fn agents(specs: &[Ssh]) -> Result<SshAgents, CliError> {
-    let mut agents = SshAgents::default();
-    for spec in specs {
-        let path = match &spec.paths[..] {
-            [] => std::env::var_os(AGENT)
-                .filter(|v| !v.is_empty())
-                .map(std::path::PathBuf::from)
-                .ok_or_else(|| {
-                    CliError::Refused(format!(
-                        "no ssh agent for --ssh {}: SSH_AUTH_SOCK is not set",
-                        spec.id
-                    ))
-                })?,
-            [one] => one.clone(),
-            _ => {
-                return Err(CliError::Refused(format!(
-                    "--ssh {}: keys are not yet supported; load them into an agent and give its socket",
-                    spec.id
-                )));
-            }
-        };
-        let kind = fs::metadata(&path)
-            .doing(|| format!("use the ssh agent {}", path.display()))?
-            .file_type();
-        if !std::os::unix::fs::FileTypeExt::is_socket(&kind) {
-            return Err(CliError::Refused(format!(
-                "--ssh {}: {} is no socket; keys are not yet supported, load them into an agent and give its socket",
-                spec.id,
-                path.display()
-            )));
-        }
-        agents.add(&spec.id, &path.display().to_string());
-    }
-    Ok(agents)
 }
 
 impl Build<'_> {
@@ -304,7 +251,7 @@ impl Build<'_> {
             secrets: self.secrets.clone(),
             strict: self.request.strict,
             speaks: &speaks,
-            ssh: self.ssh.clone(),
+            ssh: self.ssh.sockets.clone(),
             jobs: self.jobs(),
             last_first: false,
             privilege: self.session.privilege().clone(),
@@ -591,7 +538,7 @@ impl Build<'_> {
             self.store,
             &self.http,
             &self.secrets,
-            &self.ssh,
+            &self.ssh.sockets,
             self.session.cancel(),
         )
     }

@@ -13,6 +13,7 @@ use strata::store::{FailedStep, Store};
 use super::error::{CliError, Doing as _};
 use super::output::{Format, Table, human_age, human_size, note, print, print_json, print_line};
 use super::session::Session;
+use super::ssh::Agents;
 use super::{build as builds, build_values, run};
 
 /// How much of a step's name a table shows, in characters.
@@ -135,7 +136,7 @@ impl DebugArgs {
             builds::add_secret(&mut secrets, &secret);
         }
         let specs = self.ssh.iter().map(|text| build_values::ssh(text));
-        let ssh = builds::agents(&specs.collect::<Result<Vec<_>, _>>()?)?;
+        let ssh = Agents::start(&specs.collect::<Result<Vec<_>, _>>()?)?;
         let command = match &self.command[..] {
             _ if self.rerun => DebugCommand::Again,
             [] => DebugCommand::Shell,
@@ -146,7 +147,7 @@ impl DebugArgs {
             command,
             before: self.before,
             secrets,
-            ssh,
+            ssh: ssh.sockets.clone(),
             env: self.variables(&failed.step)?,
             user: self.user.clone(),
             cwd: self.workdir.clone(),

@@ -42,6 +42,7 @@ mod resolve;
 mod run;
 mod run_args;
 mod session;
+mod ssh;
 mod storage;
 mod transfer;
 mod transport;

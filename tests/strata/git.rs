@@ -6,12 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::lab::{Lab, said, succeed};
 use crate::world::EPOCH;
 
 /// The commits that cases name.
@@ -143,77 +140,4 @@ fn commits_are_the_same_in_every_run() {
     let heads = repositories(folder.path());
     assert_eq!((heads.main.len(), heads.dev.len()), (40, 40));
     assert_ne!(heads.main, heads.dev);
-}
-
-/// Stands for ssh: tells how it was run, and runs git's side of the host here.
-const SSH: &str = "#!/bin/sh
-echo \"agent=$SSH_AUTH_SOCK $*\" >>\"$TOLD\"
-[ -n \"$SSH_AUTH_SOCK\" ] || { echo 'git@host: Permission denied (publickey).' >&2; exit 255; }
-for word; do command=$word; done
-exec sh -c \"$command\"
-";
-
-#[test]
-fn ssh_has_the_agent_that_was_lent_and_no_configuration() {
-    let lab = Lab::new();
-    repositories(&lab.folder.join("served"));
-    let (bin, told) = (lab.beside("fake"), lab.folder.join("told"));
-    std::fs::create_dir_all(&bin).expect("make a folder");
-    std::fs::write(bin.join("ssh"), SSH).expect("write the ssh");
-    std::fs::set_permissions(bin.join("ssh"), std::fs::Permissions::from_mode(0o755))
-        .expect("make it a program");
-    let socket = lab.folder.join("agent.sock");
-    let _agent = UnixListener::bind(&socket).expect("listen");
-    let address = format!(
-        "ssh://git@host{}",
-        lab.folder.join("served/repo.git").display()
-    );
-    lab.write(
-        "c/Dockerfile",
-        &format!("FROM scratch\nADD {address} /r/\n"),
-    );
-    let run = |arguments: &[&str]| {
-        std::fs::write(&told, "").expect("begin anew");
-        let mut command = lab.strata(arguments);
-        let path = std::env::var("PATH").expect("there is a PATH");
-        command
-            .env("PATH", format!("{}:{path}", bin.display()))
-            .env("TOLD", &told)
-            .env("SSH_AUTH_SOCK", &socket);
-        command
-    };
-    let heard = || std::fs::read_to_string(&told).expect("ssh was run");
-    let lent = format!("agent={} ", socket.display());
-
-    // A Dockerfile gets no agent by itself.
-    let refused = run(&["build", "c"]).output().expect("run strata");
-    assert!(!refused.status.success());
-    assert!(heard().starts_with("agent= "), "{}", heard());
-    let words = said(&refused);
-    assert!(
-        words.contains("Permission denied (publickey)")
-            && words.contains("hint: --ssh default lends the build your ssh agent"),
-        "{words}"
-    );
-
-    let built = succeed(&mut run(&["build", "--ssh", "default", "-t", "r", "c"]));
-    assert!(!built.contains("secret of"), "{built}");
-    assert!(lab.ok(&["files", "r"]).contains("/r/README.md"));
-    for line in heard().lines() {
-        assert!(
-            line.starts_with(&lent)
-                && line.contains(" -F none ")
-                && line.contains("IdentityFile=none")
-                && line.contains("UserKnownHostsFile=/dev/null ~/.ssh/known_hosts"),
-            "{line}"
-        );
-    }
-
-    // The context is what the user asked for: buildx, too, lends the agent for it.
-    succeed(&mut run(&["build", "-t", "c", &address]));
-    assert!(
-        heard().lines().all(|line| line.starts_with(&lent)),
-        "{}",
-        heard()
-    );
 }

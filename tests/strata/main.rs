@@ -18,6 +18,7 @@
 //!   │ lab       a folder, a store and a registry for one test; registry: one that can be pushed to, lies, and waits
 //! outputs       every form of a build's result; commands: what there is beside build; page: a report as HTML; gate: layers --fail-on
 //! explore       explore, on a screen of tmux
+//! ssh           which agent git and RUN get
 //! lint          build --check and the other calls
 //! properties    what holds for any input; the fuzz targets of fuzz/ include the same files
 //! explain       why a step was not cached, case by case
@@ -64,6 +65,7 @@ mod same_bytes;
 mod server;
 mod sharing;
 mod situations;
+mod ssh;
 mod strict;
 mod terminal;
 mod tree;
