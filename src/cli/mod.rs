@@ -193,7 +193,7 @@ impl Cli {
             Command::Why(args) => args.run(&session(Needs::Blobs)?),
             Command::Explore(args) => args.run(&session(Needs::Blobs)?),
             Command::Dedup(args) => args.run(&session(args.needs())?),
-            Command::Pull(args) => args.run(&session(Needs::Blobs)?),
+            Command::Pull(args) => args.run(&session(args.needs())?),
             Command::Push(args) => args.run(&session(Needs::Blobs)?),
             Command::Login(args) => args.run(&self.registries.client()),
             Command::Logout(args) => args.run(),

@@ -243,6 +243,12 @@ impl Fetch for Images<'_> {
             .get(&image.manifest.digest)
             .cloned()
             .ok_or(NoSource(layer.digest))?;
+        let on_wait = || self.events.event(super::transfer::waiting(&layer.digest));
+        let cancel = self.session.cancel();
+        let _alone = self.store.blob_lock(&layer.digest, cancel, &on_wait)?;
+        if self.store.has_blob(layer) {
+            return Ok(());
+        }
         let stream = Counted {
             inner: source.unverified_blob(layer)?,
             done_bytes: 0,

@@ -18,7 +18,7 @@ use super::medium;
 use super::output::{note, print_line};
 use super::progress::{Progress, ProgressMode};
 use super::run::lowers;
-use super::session::Session;
+use super::session::{Needs, Session};
 use super::transport::Location;
 use super::values::reference;
 
@@ -169,6 +169,10 @@ impl image::Progress for CopyProgress<'_> {
         });
     }
 
+    fn waiting(&self, blob: &Descriptor) {
+        self.progress.event(waiting(&blob.digest));
+    }
+
     fn advanced(&self, blob: &Descriptor, done_bytes: u64) {
         if let Some(step) = self.step(blob) {
             self.progress.event(EventKind::Progress {
@@ -199,6 +203,14 @@ impl CopyProgress<'_> {
         let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         steps.get(&blob.digest).copied()
     }
+}
+
+/// Says that a blob is waited for, which another process or another thread fetches.
+pub(crate) fn waiting(digest: &Digest) -> EventKind {
+    let blob = digest.short();
+    EventKind::Notice(format!(
+        "waiting for sha256:{blob}, which is being fetched already"
+    ))
 }
 
 /// Copies with progress on a terminal, and silently elsewhere.
@@ -271,6 +283,14 @@ pub(crate) fn pull(
 }
 
 impl PullArgs {
+    /// What it works on.
+    pub(crate) fn needs(&self) -> Needs {
+        match self.unpack {
+            true => Needs::Layers,
+            false => Needs::Blobs,
+        }
+    }
+
     /// Runs `pull`.
     pub(crate) fn run(&self, session: &Session) -> Result<(), CliError> {
         let name = reference("NAME", &self.image)?;

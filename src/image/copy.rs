@@ -1,5 +1,6 @@
 //! The one way to move an image: any source to any sink.
 
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -41,6 +42,11 @@ impl Default for CopyOptions {
 pub trait Progress: Sync {
     /// A blob that must be moved begins.
     fn started(&self, blob: &Descriptor) {
+        let _ = blob;
+    }
+
+    /// It is on its way to the sink already, by another process or copy, and that is waited for.
+    fn waiting(&self, blob: &Descriptor) {
         let _ = blob;
     }
 
@@ -307,18 +313,33 @@ impl Transfer<'_> {
                 source: Box::new(source),
             }
         };
-        let reused = self
-            .sink
-            .reuse(blob, self.source.origin())
-            .map_err(failed)?;
-        if let Some(how) = reused {
-            self.progress.finished(blob, how);
+        let reused = || {
+            let how = self.sink.reuse(blob, self.source.origin());
+            how.map_err(failed).inspect(|how| {
+                if let Some(how) = how {
+                    self.progress.finished(blob, *how);
+                }
+            })
+        };
+        if let Some(how) = reused()? {
             return Ok(Some(how));
         }
         if is_foreign(blob) {
             return Ok(None);
         }
         self.progress.started(blob);
+        let waited = Cell::new(false);
+        let on_wait = || {
+            waited.set(true);
+            self.progress.waiting(blob);
+        };
+        let claim = self.sink.claim(blob, &self.stop, &on_wait);
+        let _claim = claim.map_err(failed)?;
+        if waited.get()
+            && let Some(how) = reused()?
+        {
+            return Ok(Some(how));
+        }
         let done_bytes = Arc::new(AtomicU64::new(0));
         locked(&self.active).push((blob.clone(), Arc::clone(&done_bytes)));
         let put = self.sink.put_blob(blob, &|| self.open(blob, &done_bytes));

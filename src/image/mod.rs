@@ -34,7 +34,7 @@ mod verify;
 pub use copy::{Copied, CopyError, CopyOptions, Progress, Silent, copy};
 pub use name::Name;
 pub use select::{SelectError, Selection, select};
-pub use transport::{ImageError, Put, Sink, Source};
+pub use transport::{Claim, ImageError, Put, Sink, Source};
 pub use tree::{MAX_MANIFEST_BYTES, Platforms, Resolved, resolve};
 pub use validate::{ConfigError, check_config};
 pub use verify::{VerifyError, VerifyReader, read_verified};

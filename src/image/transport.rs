@@ -1,7 +1,9 @@
 //! Where images come from and go to.
 
+use std::any::Any;
 use std::error::Error;
 use std::io::{self, Read};
+use std::sync::atomic::AtomicBool;
 
 use crate::oci::{Descriptor, Digest, Reference};
 
@@ -117,6 +119,9 @@ pub enum Put {
     Written,
 }
 
+/// The right to bring a blob to a medium, until it is dropped.
+pub type Claim = Box<dyn Any + Send>;
+
 /// A medium to write an image to.
 pub trait Sink: Sync {
     /// How messages call it.
@@ -129,6 +134,19 @@ pub trait Sink: Sync {
         descriptor: &Descriptor,
         origin: Option<&Reference>,
     ) -> Result<Option<Put>, ImageError>;
+
+    /// Where other processes write to the medium, the right to bring a blob that [`Sink::reuse`] did not have, so that it comes
+    /// once. Waits while another has it, after a call of `on_wait`, and until `stop`; whoever waited looks again whether the
+    /// blob is there.
+    fn claim(
+        &self,
+        descriptor: &Descriptor,
+        stop: &AtomicBool,
+        on_wait: &dyn Fn(),
+    ) -> Result<Option<Claim>, ImageError> {
+        let _ = (descriptor, stop, on_wait);
+        Ok(None)
+    }
 
     /// Stores a blob. `Ok` means: all bytes matched the descriptor and are there (durable after [`Sink::finish`]).
     /// `open` gives the bytes from the start, and may be called again for another try. Unless the sink [`Sink::verifies`],

@@ -5,9 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::work::Work;
-use super::{Store, StoreError};
+use super::{KeyLock, Store, StoreError};
 use crate::image::{VerifyError, read_verified};
 use crate::oci::{Algorithm, Descriptor, Digest, Hasher, MediaType};
 
@@ -227,6 +228,18 @@ impl Store {
             Some(verify) => verify.clone().into(),
             None => StoreError::Incoming(error),
         }
+    }
+
+    /// The right to bring a blob from elsewhere, so that it comes once: by one process, and by one thread of it. Waits while
+    /// another has it, after a call of `on_wait`, or until `cancelled`; whoever waited looks whether the blob is there now.
+    pub fn blob_lock(
+        &self,
+        digest: &Digest,
+        cancelled: &AtomicBool,
+        on_wait: &dyn Fn(),
+    ) -> Result<KeyLock, StoreError> {
+        let path = self.key_lock_path("blob", &digest.hex());
+        KeyLock::take_or_tell(path, cancelled, "a blob that another brings", on_wait)
     }
 
     /// Starts to write a blob, by SHA-256.

@@ -103,9 +103,25 @@ impl KeyLock {
         cancelled: &AtomicBool,
         what: &'static str,
     ) -> Result<KeyLock, StoreError> {
+        KeyLock::take_or_tell(path, cancelled, what, &|| ())
+    }
+
+    /// The same; `on_wait` is called once if another holds it.
+    pub(super) fn take_or_tell(
+        path: PathBuf,
+        cancelled: &AtomicBool,
+        what: &'static str,
+        on_wait: &dyn Fn(),
+    ) -> Result<KeyLock, StoreError> {
+        let mut told = false;
         loop {
             let file = open(&path)?;
-            take_unless(&file, Hold::Exclusive, &path, cancelled, what)?;
+            if !try_take(&file, Hold::Exclusive, &path)? {
+                if !std::mem::replace(&mut told, true) {
+                    on_wait();
+                }
+                take_unless(&file, Hold::Exclusive, &path, cancelled, what)?;
+            }
             // The last holder removed the file before it let go: a lock on a removed file excludes nobody.
             let links = file.metadata().map_err(StoreError::file("stat", &path))?;
             if links.nlink() > 0 {

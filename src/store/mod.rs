@@ -39,8 +39,9 @@
 //! Concurrency: whoever uses the store holds `lock` shared ([`Store::open`]); [`Store::prune`], [`Store::rmi`],
 //! [`Store::dedup`] and [`Store::repair`] take it exclusively, behind `gate`, so that they are not starved and wait for running builds (`rmi` does
 //! not wait, and leaves the content to `prune`). `index.json` changes under `locks/index`. One step is built once
-//! ([`Store::cache_lock`]) and one layer unpacked once; these locks die with their holders. Lock order: a step's, a layer's,
-//! `links` or `index`; no process waits for an earlier one while it holds a later one.
+//! ([`Store::cache_lock`]), one blob brought from elsewhere once ([`Store::blob_lock`]) and one layer unpacked once; these locks
+//! die with their holders. Lock order: a step's, a blob's, a layer's, `links` or `index`; nobody waits for an earlier one, or for
+//! another of the same kind, while it holds a later one.
 //!
 //! Knows no Dockerfile and no registry.
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use super::{Store, StoreError, locked};
-use crate::image::{ImageError, Put, Sink, Source, VerifyReader};
+use crate::image::{Claim, ImageError, Put, Sink, Source, VerifyReader};
 use crate::oci::{Descriptor, Digest, Document, Reference};
 
 /// Writes an image into the store.
@@ -100,6 +101,17 @@ impl Sink for StoreSink {
             *locked(&self.origin) = Some(origin);
         }
         Ok(self.store.has_blob(descriptor).then_some(Put::Present))
+    }
+
+    fn claim(
+        &self,
+        descriptor: &Descriptor,
+        stop: &AtomicBool,
+        on_wait: &dyn Fn(),
+    ) -> Result<Option<Claim>, ImageError> {
+        let lock = self.store.blob_lock(&descriptor.digest, stop, on_wait);
+        let lock = lock.map_err(medium("write", descriptor.digest))?;
+        Ok(Some(Box::new(lock)))
     }
 
     fn put_blob(

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::lab::{Lab, said};
+use crate::lab::{Lab, labs, said};
 use crate::registry::Answer;
-use crate::user::User;
 
 const BUILDERS: usize = 8;
 
@@ -71,14 +70,6 @@ fn builds(lab: &Lab, round: usize) -> Vec<std::process::Command> {
             lab.strata(&["build", "-f", &file, "-t", &name, "."])
         })
         .collect()
-}
-
-fn labs() -> Vec<Lab> {
-    let mut labs = vec![Lab::new()];
-    if rustix::process::geteuid().is_root() {
-        labs.push(Lab::of(Some(User::ordinary())));
-    }
-    labs
 }
 
 #[test]

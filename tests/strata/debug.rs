@@ -5,9 +5,8 @@ use std::process::Output;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::lab::{Lab, Running, processes, said, wait_for};
+use crate::lab::{Lab, Running, labs_with_one_id, processes, said, wait_for};
 use crate::terminal::OnTerminal;
-use crate::user::User;
 
 /// A step with everything a step can have, that fails.
 const DOCKERFILE: &str = r#"FROM @REG@/busybox AS tools
@@ -26,16 +25,6 @@ cat /run/tok; echo "$OTHER"
 exit 3
 END
 "#;
-
-/// The labs of who runs the tests and, if that is root, of an ordinary user and of one with a single id.
-fn labs() -> Vec<Lab> {
-    let mut labs = vec![Lab::new()];
-    if rustix::process::geteuid().is_root() {
-        labs.push(Lab::of(Some(User::ordinary())));
-        labs.push(Lab::of(Some(User::unknown())));
-    }
-    labs
-}
 
 /// Builds what must fail.
 #[track_caller]
@@ -91,7 +80,7 @@ fn failed(lab: Lab) -> Lab {
 
 #[test]
 fn a_step_is_seen_as_it_was_and_left() {
-    for lab in labs().into_iter().map(failed) {
+    for lab in labs_with_one_id().into_iter().map(failed) {
         let seen = inside(
             &lab,
             &[],
@@ -182,7 +171,7 @@ fn nothing_secret_is_kept() {
 
 #[test]
 fn the_whole_output_is_kept() {
-    for lab in labs() {
+    for lab in labs_with_one_id() {
         lab.write(
             "Dockerfile",
             "FROM @REG@/busybox\nRUN seq 1 40000; echo last words; exit 1\n",
@@ -282,7 +271,7 @@ fn exit_codes_and_errors() {
 
 #[test]
 fn a_shell_on_a_terminal() {
-    for lab in labs() {
+    for lab in labs_with_one_id() {
         lab.write(
             "Dockerfile",
             "FROM @REG@/busybox\nRUN echo left >/left; exit 6\n",
@@ -317,7 +306,7 @@ fn a_shell_on_a_terminal() {
 
 #[test]
 fn a_shell_at_once() {
-    for lab in labs() {
+    for lab in labs_with_one_id() {
         lab.write("Dockerfile", DOCKERFILE);
         lab.write("secret", "t0ps3cret\n");
         let flags = [
@@ -361,7 +350,7 @@ fn a_shell_at_once() {
 
 #[test]
 fn a_debug_killed() {
-    for lab in labs() {
+    for lab in labs_with_one_id() {
         let word = format!("mark-debug-{}", lab.registry.host().replace([':', '.'], ""));
         lab.write("Dockerfile", "FROM @REG@/busybox\nRUN echo x >/x; exit 1\n");
         fail(&lab, &["."]);
@@ -392,7 +381,7 @@ fn a_debug_killed() {
 
 #[test]
 fn they_are_bounded_and_pruned() {
-    for lab in labs() {
+    for lab in labs_with_one_id() {
         for step in 0..12 {
             let text = format!("FROM @REG@/busybox\nRUN echo {step} >/step; exit 1\n");
             lab.write("Dockerfile", &text);

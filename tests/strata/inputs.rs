@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::lab::{Lab, Running, processes, said, succeed, wait_for};
-use crate::user::User;
+use crate::lab::{Lab, Running, labs_with_one_id, processes, said, succeed, wait_for};
 
 /// A stage with something of everything, and an image that takes one file of it. What the steps of `runs` write has the same time
 /// every time; COPY gives folders the time at which it runs, and needs `rewrite-timestamp` to be the same. `rm` makes whiteouts and
@@ -34,15 +33,6 @@ const INPUTS: usize = 8;
 
 /// A result that is the same whenever it is made.
 const SAME: &str = "-o type=image,rewrite-timestamp=true";
-
-fn labs() -> Vec<Lab> {
-    let mut labs = vec![Lab::new()];
-    if rustix::process::geteuid().is_root() {
-        labs.push(Lab::of(Some(User::ordinary())));
-        labs.push(Lab::of(Some(User::unknown())));
-    }
-    labs
-}
 
 fn context(lab: &Lab, last: &str) {
     lab.write("Dockerfile", &DOCKERFILE.replace("@LAST@", last));
@@ -90,7 +80,7 @@ fn sound(lab: &Lab, store: &str) {
 
 #[test]
 fn a_stage_that_was_an_input_is_the_same_image() {
-    for lab in labs() {
+    for lab in labs_with_one_id() {
         context(&lab, "true");
         for (number, (stage, output)) in [
             ("runs", ""),
@@ -130,7 +120,7 @@ fn a_stage_that_was_an_input_is_the_same_image() {
 
 #[test]
 fn pruning_takes_no_layer_that_has_no_blob() {
-    for lab in labs() {
+    for lab in labs_with_one_id() {
         context(&lab, "true");
         let want = digest(&lab, "fresh", &format!("{SAME} --target made -t made"));
         digest(&lab, "late", "-t app");
@@ -165,7 +155,7 @@ fn pruning_takes_no_layer_that_has_no_blob() {
 
 #[test]
 fn a_build_killed_leaves_them_for_the_next() {
-    for lab in labs() {
+    for lab in labs_with_one_id() {
         let word = format!(
             "mark-inputs-{}",
             lab.registry.host().replace([':', '.'], "")
@@ -199,7 +189,7 @@ fn a_build_killed_leaves_them_for_the_next() {
 
 #[test]
 fn two_builds_want_them_differently() {
-    for lab in labs() {
+    for lab in labs_with_one_id() {
         context(&lab, "true");
         let want = digest(&lab, "fresh", &format!("{SAME} --target made -t made"));
         for round in 0..3 {

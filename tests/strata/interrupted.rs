@@ -6,22 +6,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::lab::{Lab, Running, processes, wait_for};
-use crate::user::User;
+use crate::lab::{Lab, Running, labs, processes, wait_for};
 
 /// What Ctrl-C may take.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// How often it is tried: other tests keep the machine busy.
 const TRIES: usize = 3;
-
-/// The labs of who runs the tests and, if that is root, of an ordinary user.
-fn labs() -> Vec<Lab> {
-    let mut labs = vec![Lab::new()];
-    if rustix::process::geteuid().is_root() {
-        labs.push(Lab::of(Some(User::ordinary())));
-    }
-    labs
-}
 
 /// A word for command lines that no other test has.
 fn word(lab: &Lab, name: &str) -> String {

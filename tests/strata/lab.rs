@@ -162,6 +162,24 @@ impl Lab {
     }
 }
 
+/// The labs of who runs the tests and, if that is root, of an ordinary user.
+pub(crate) fn labs() -> Vec<Lab> {
+    let mut labs = vec![Lab::new()];
+    if rustix::process::geteuid().is_root() {
+        labs.push(Lab::of(Some(User::ordinary())));
+    }
+    labs
+}
+
+/// The same, and of a user with a single id.
+pub(crate) fn labs_with_one_id() -> Vec<Lab> {
+    let mut labs = labs();
+    if labs.len() > 1 {
+        labs.push(Lab::of(Some(User::unknown())));
+    }
+    labs
+}
+
 /// The base images, made once for all that use them at the same time.
 fn bases() -> Arc<Bases> {
     static BASES: OnceLock<Mutex<Weak<Bases>>> = OnceLock::new();

@@ -9,8 +9,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::lab::{Lab, Running, files, said, succeed};
-use crate::user::User;
+use crate::lab::{Lab, Running, files, labs, said, succeed};
 
 /// Files that the two images have in common, and how long each is.
 const FILES: usize = 240;
@@ -243,15 +242,6 @@ fn attributes(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
 fn apply(lab: &Lab) -> serde_json::Value {
     let text = lab.ok(&["dedup", "--apply", "--format", "json"]);
     serde_json::from_str(&text).expect("JSON")
-}
-
-/// The labs of who runs the tests and, if that is root, of an ordinary user.
-fn labs() -> Vec<Lab> {
-    let mut labs = vec![Lab::new()];
-    if rustix::process::geteuid().is_root() {
-        labs.push(Lab::of(Some(User::ordinary())));
-    }
-    labs
 }
 
 #[test]
