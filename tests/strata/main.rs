@@ -14,6 +14,7 @@
 //! same_bytes    one build, one digest, whoever builds; reproducible: twenty more, and build --verify
 //! foreign       RUN for another machine, under qemu-user
 //! pull          what is needed of an image is fetched once, by steps and by processes
+//! disk          what a build leaves on the disk
 //! memory        peaks on a big tree; daemon: Debian's docker-registry
 //! bad_input     tables of input that must be refused: with clear words, an exit code, and nothing half done
 //!   │ lab       a folder, a store and a registry for one test; registry: one that can be pushed to, lies, and waits
@@ -43,6 +44,7 @@ mod concurrent;
 mod conformance;
 mod daemon;
 mod debug;
+mod disk;
 mod explain;
 mod explore;
 mod floors;
