@@ -82,7 +82,7 @@ pub(crate) struct BuildArgs {
     /// Give RUN a secret: id=NAME[,src=FILE|,env=VARIABLE]
     #[arg(long = "secret", value_name = "SPEC")]
     secrets: Vec<String>,
-    /// Give RUN an ssh agent: default or ID[=SOCKET]
+    /// Give RUN and git an ssh agent: default, ID=SOCKET, or ID=KEYFILE[,KEYFILE…]
     #[arg(long = "ssh", value_name = "SPEC")]
     ssh: Vec<String>,
     /// The network of RUN

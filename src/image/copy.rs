@@ -1,6 +1,5 @@
 //! The one way to move an image: any source to any sink.
 
-use std::cell::Cell;
 use std::io::{self, Read};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -328,14 +327,11 @@ impl Transfer<'_> {
             return Ok(None);
         }
         self.progress.started(blob);
-        let waited = Cell::new(false);
-        let on_wait = || {
-            waited.set(true);
-            self.progress.waiting(blob);
-        };
+        let on_wait = || self.progress.waiting(blob);
         let claim = self.sink.claim(blob, &self.stop, &on_wait);
-        let _claim = claim.map_err(failed)?;
-        if waited.get()
+        let claim = claim.map_err(failed)?;
+        // Another may have brought it since, also without being waited for.
+        if claim.is_some()
             && let Some(how) = reused()?
         {
             return Ok(Some(how));

@@ -136,7 +136,7 @@ pub trait Sink: Sync {
     ) -> Result<Option<Put>, ImageError>;
 
     /// Where other processes write to the medium, the right to bring a blob that [`Sink::reuse`] did not have, so that it comes
-    /// once. Waits while another has it, after a call of `on_wait`, and until `stop`; whoever waited looks again whether the
+    /// once. Waits while another has it, after a call of `on_wait`, and until `stop`; whoever gets it looks again whether the
     /// blob is there.
     fn claim(
         &self,

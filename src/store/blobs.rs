@@ -231,7 +231,7 @@ impl Store {
     }
 
     /// The right to bring a blob from elsewhere, so that it comes once: by one process, and by one thread of it. Waits while
-    /// another has it, after a call of `on_wait`, or until `cancelled`; whoever waited looks whether the blob is there now.
+    /// another has it, after a call of `on_wait`, or until `cancelled`; whoever gets it looks whether the blob is there now.
     pub fn blob_lock(
         &self,
         digest: &Digest,
