@@ -7,10 +7,12 @@ use crate::oci::{
     Descriptor, DiffId, History, Index, Manifest, MediaType, Platform, to_pretty_json,
 };
 use crate::plan::graph::{Op, Output, VertexId};
+use crate::store::StackLayer;
 
 use super::BuildError;
 use super::engine::{Engine, Outcome, none, now};
 use super::event::{EventKind, StepId};
+use super::failed::stack;
 use super::snapshot::Committed;
 
 /// What a build came to.
@@ -35,6 +37,15 @@ pub struct BuiltStep {
     pub diff_id: DiffId,
     /// The layer's blob; `None` of one that is in no output: it is in the store unpacked.
     pub blob: Option<Descriptor>,
+}
+
+/// The files of one platform.
+#[derive(Clone, Debug)]
+pub struct BuiltFiles {
+    /// Where they run.
+    pub platform: Platform,
+    /// The layers they are in, bottom first.
+    pub layers: Vec<StackLayer>,
 }
 
 /// The image of one platform.
@@ -84,6 +95,26 @@ impl Engine<'_> {
             }),
         }
         result
+    }
+
+    /// What the files of the outputs are made of.
+    pub(super) fn made_of(
+        &self,
+        outcomes: &BTreeMap<VertexId, Outcome>,
+    ) -> Result<Vec<BuiltFiles>, BuildError> {
+        let mut files = Vec::new();
+        for output in &self.request.graph.outputs {
+            let layers = output
+                .vertex
+                .map_or_else(none, |id| outcomes[&id].layers.clone());
+            let committed: Result<Vec<_>, BuildError> = layers.iter().map(|s| s.wait()).collect();
+            self.fetch_blobs(&committed?)?;
+            files.push(BuiltFiles {
+                platform: output.config.platform(),
+                layers: stack(&layers)?,
+            });
+        }
+        Ok(files)
     }
 
     fn assemble_all(&self, outcomes: &BTreeMap<VertexId, Outcome>) -> Result<Built, BuildError> {

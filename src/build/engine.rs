@@ -13,7 +13,7 @@ use crate::oci::{ChainId, DiffId, Digest};
 use crate::plan::graph::{CopyOp, Op, Origin, RunMount, RunOp, Vertex, VertexId, WorkdirOp};
 use crate::store::{Store, Work};
 
-use super::assemble::Built;
+use super::assemble::{Built, BuiltFiles};
 use super::commit::{Made, PendingRecord};
 use super::context::Contexts;
 use super::event::{EventKind, Events, StepId};
@@ -111,6 +111,15 @@ impl Drop for Unwound<'_> {
     }
 }
 
+/// What a build is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    /// Images: their layers as blobs.
+    Images,
+    /// Their files: no layer is compressed.
+    Files,
+}
+
 impl<'a> Engine<'a> {
     pub(super) fn new(
         store: &'a Store,
@@ -118,6 +127,7 @@ impl<'a> Engine<'a> {
         fetch: &'a dyn Fetch,
         events: &'a dyn Events,
         cancel: &'a AtomicBool,
+        wanted: Wanted,
     ) -> Result<Engine<'a>, BuildError> {
         let graph = request.graph;
         let mut needs_files = BTreeSet::new();
@@ -155,6 +165,15 @@ impl<'a> Engine<'a> {
                 Op::Image(_) | Op::Workdir(_) => {}
             }
         }
+        let in_outputs = match wanted {
+            Wanted::Images => graph.in_outputs(),
+            Wanted::Files => {
+                for output in &graph.outputs {
+                    chain(output.vertex);
+                }
+                BTreeSet::new()
+            }
+        };
         let contexts = Contexts::new(store, request, events, graph.vertices.len());
         let work = store.work()?;
         let failed = AtomicBool::new(false);
@@ -179,14 +198,26 @@ impl<'a> Engine<'a> {
             failures: Mutex::default(),
             failed,
             needs_files,
-            in_outputs: graph.in_outputs(),
+            in_outputs,
             history: History::default(),
             taken: Taken::default(),
         })
     }
 
-    /// Runs the graph and puts the result together.
+    /// Runs the graph and puts the images together.
     pub(super) fn build(&self) -> Result<Built, BuildError> {
+        let outcomes = self.outcomes()?;
+        let step = StepId(self.request.graph.vertices.len() + self.contexts.len());
+        self.assemble(&outcomes, step)
+    }
+
+    /// Runs the graph and finds what the files of the images are made of.
+    pub(super) fn build_files(&self) -> Result<Vec<BuiltFiles>, BuildError> {
+        self.made_of(&self.outcomes()?)
+    }
+
+    // Runs the graph.
+    fn outcomes(&self) -> Result<BTreeMap<VertexId, Outcome>, BuildError> {
         self.look_at_configs()?;
         let graph = self.request.graph;
         let board = Mutex::new(Board {
@@ -211,8 +242,7 @@ impl<'a> Engine<'a> {
             return Err(error);
         }
         self.contexts.save()?;
-        let step = StepId(graph.vertices.len() + self.contexts.len());
-        self.assemble(&board.outcomes, step)
+        Ok(board.outcomes)
     }
 
     // A worker: takes the first vertex whose inputs are there, until none is left.

@@ -321,7 +321,7 @@ impl Engine<'_> {
 }
 
 /// The layers of a stack as the store knows them; waits for their commits.
-fn stack(layers: &Layers) -> Result<Vec<StackLayer>, BuildError> {
+pub(super) fn stack(layers: &Layers) -> Result<Vec<StackLayer>, BuildError> {
     let committed = layers.iter().map(|snapshot| snapshot.wait());
     committed
         .map(|committed| committed.map(|c| (c.blob.clone(), c.diff_id)))

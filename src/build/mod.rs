@@ -67,7 +67,7 @@ mod verify;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
-pub use assemble::{Built, BuiltImage, BuiltStep};
+pub use assemble::{Built, BuiltFiles, BuiltImage, BuiltStep};
 pub use context::{Context, ContextSource};
 pub use copy::CopyError;
 pub use debug::{DebugCommand, DebugRequest, DebugSession, debug};
@@ -86,6 +86,7 @@ use crate::oci::Digest;
 use crate::plan::{Graph, ResolvedImage};
 use crate::sandbox::Privilege;
 use crate::store::{FailedBounds, Store};
+use engine::Wanted;
 
 /// A build to be done.
 pub struct Request<'a> {
@@ -196,5 +197,18 @@ pub fn build(
     cancel: &AtomicBool,
 ) -> Result<Built, BuildError> {
     request.secrets.check()?;
-    engine::Engine::new(store, request, fetch, events, cancel)?.build()
+    engine::Engine::new(store, request, fetch, events, cancel, Wanted::Images)?.build()
+}
+
+/// Builds what `request` asks for, where only the files of the result are wanted. `Ok` means: they are in the store, layer by
+/// layer, unpacked or in a blob. There is no image, and no step's layer is compressed; a later [`build`] finds all steps cached.
+pub fn build_files(
+    store: &Store,
+    request: &Request<'_>,
+    fetch: &dyn Fetch,
+    events: &dyn Events,
+    cancel: &AtomicBool,
+) -> Result<Vec<BuiltFiles>, BuildError> {
+    request.secrets.check()?;
+    engine::Engine::new(store, request, fetch, events, cancel, Wanted::Files)?.build_files()
 }

@@ -97,6 +97,8 @@ struct Done {
 enum Report {
     /// Images were made.
     Built(Box<Built>, Vec<Verdict>),
+    /// Files were made, of which nothing more is asked.
+    Files,
     /// What was called said what it had to say, or found mistakes.
     Called {
         /// The exit code.
@@ -121,7 +123,7 @@ impl Done {
                 };
                 build_output::report(build.request, built, &told)
             }
-            Report::Called { code: 0 } => Ok(()),
+            Report::Files | Report::Called { code: 0 } => Ok(()),
             Report::Called { code } => Err(CliError::Exit(*code)),
         }
     }
@@ -278,6 +280,25 @@ impl Build<'_> {
         self.store
             .bound_failed(&FailedBounds::default())
             .doing(|| "remove old failed steps".to_owned())?;
+        request.image = image_options(self.request, None, epoch)?;
+        if build_output::only_files(self.request, &request.image) {
+            let made = build::build_files(
+                self.store,
+                &request,
+                &images,
+                self.progress,
+                self.session.cancel(),
+            );
+            let made = match made {
+                Ok(made) => made,
+                Err(error) => return Err(self.engine_failure(text, error)),
+            };
+            for output in &self.request.outputs {
+                build_output::deliver_files(self, &images, output, &made)?;
+            }
+            let report = Report::Files;
+            return Ok(Done { text, report });
+        }
         // Outputs of another form are another build, all of whose steps are cached by then.
         let mut built: Option<Built> = None;
         let mut verdicts = Vec::new();

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
-use strata::build::{Annotations, Built, Explain, Explanation, ImageOptions, Verdict};
+use strata::build::{Annotations, Built, BuiltFiles, Explain, Explanation, ImageOptions, Verdict};
 use strata::image::archive::Form as ArchiveForm;
 use strata::image::layout::Layout;
 use strata::image::{Name, Platforms, Sink};
-use strata::layer::Compression;
+use strata::layer::{Compression, Times};
 use strata::oci::{Descriptor, Reference};
 
 use super::build::Build;
@@ -281,15 +281,61 @@ pub(super) fn deliver(
             })?;
             Ok(())
         }
-        OutputSpec::Files {
-            dest,
-            tar,
-            platform_split,
-        } => images.step("exporting files".to_owned(), || {
-            export::files(build.session, store, built, dest, *tar, *platform_split)
-        }),
+        OutputSpec::Files { .. } => {
+            let files = built.images.iter().map(|image| BuiltFiles {
+                platform: image.platform.clone(),
+                layers: image
+                    .layers
+                    .iter()
+                    .cloned()
+                    .map(Some)
+                    .zip(image.diff_ids.iter().copied())
+                    .collect(),
+            });
+            deliver_files(build, images, output, &files.collect::<Vec<_>>())
+        }
         OutputSpec::CacheOnly => Ok(()),
     }
+}
+
+/// Whether all that is wanted of a build is files: no image, and nothing that is said of one. Then no layer need be compressed.
+pub(super) fn only_files(request: &BuildRequest, image: &ImageOptions) -> bool {
+    let identified = request.quiet
+        || request.verify
+        || request.iidfile.is_some()
+        || request.metadata_file.is_some();
+    let is_files = |output: &OutputSpec| matches!(output, OutputSpec::Files { .. });
+    !identified
+        && image.times() == Times::Keep
+        && !request.outputs.is_empty()
+        && request.outputs.iter().all(is_files)
+}
+
+/// Brings files where an output says that wants files.
+pub(super) fn deliver_files(
+    build: &Build<'_>,
+    images: &Images<'_>,
+    output: &OutputSpec,
+    files: &[BuiltFiles],
+) -> Result<(), CliError> {
+    let OutputSpec::Files {
+        dest,
+        tar,
+        platform_split,
+    } = output
+    else {
+        return Ok(());
+    };
+    images.step("exporting files".to_owned(), || {
+        export::files(
+            build.session,
+            build.store,
+            files,
+            dest,
+            *tar,
+            *platform_split,
+        )
+    })
 }
 
 /// The image ID: the configuration's digest, or the index's for several platforms.

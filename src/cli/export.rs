@@ -5,14 +5,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
-use strata::build::Built;
+use strata::build::BuiltFiles;
 use strata::layer::tar::WhiteoutNames;
 use strata::layer::{
-    self, Compression, DiffOptions, PackOptions, Root, Stack, TreeOptions, UnpackOptions, Whiteouts,
+    self, Compression, DiffOptions, PackOptions, Root, Stack, TreeOptions, UnpackOptions, Unpacked,
+    Whiteouts,
 };
-use strata::oci::{Descriptor, Platform};
-use strata::store::Store;
+use strata::oci::{DiffId, Platform};
+use strata::store::{LayerId, StackLayer, Store, StoreError};
 
 use super::error::{CliError, Doing as _};
 use super::output::note;
@@ -28,7 +30,7 @@ const MAX_LAYER_BYTES: u64 = 1 << 40;
 pub(crate) fn unpack(
     session: &Session,
     store: &Store,
-    layers: &[Descriptor],
+    layers: &[StackLayer],
     folder: &Path,
 ) -> Result<(), CliError> {
     let doing = || format!("unpack into {}", folder.display());
@@ -46,7 +48,7 @@ pub(crate) fn unpack(
 fn unpack_into(
     session: &Session,
     store: &Store,
-    layers: &[Descriptor],
+    layers: &[StackLayer],
     folder: &Path,
 ) -> Result<(), CliError> {
     let doing = || format!("unpack into {}", folder.display());
@@ -60,19 +62,26 @@ fn unpack_into(
         limit_bytes: MAX_LAYER_BYTES,
         below: None,
     };
-    for blob in layers {
+    for (blob, diff_id) in layers {
         if session.is_canceled() {
             return Err(CliError::Interrupted);
         }
-        let file = store.open_blob(blob).doing(doing)?;
-        let unpacked = layer::unpack(file, &root, &options)
-            .doing(|| format!("unpack the layer {} into {}", blob.digest, folder.display()))?;
-        if unpacked.digest != blob.digest {
-            return Err(CliError::Refused(format!(
-                "the blob {} is damaged: its bytes have the digest {}; run strata check --repair and pull the image again",
-                blob.digest, unpacked.digest
-            )));
-        }
+        let unpacked = match blob {
+            Some(blob) => {
+                let file = store.open_blob(blob).doing(doing)?;
+                let doing =
+                    || format!("unpack the layer {} into {}", blob.digest, folder.display());
+                let unpacked = layer::unpack(file, &root, &options).doing(doing)?;
+                if unpacked.digest != blob.digest {
+                    return Err(CliError::Refused(format!(
+                        "the blob {} is damaged: its bytes have the digest {}; run strata check --repair and pull the image again",
+                        blob.digest, unpacked.digest
+                    )));
+                }
+                unpacked
+            }
+            None => copy_tree(store, diff_id, &root, &options)?,
+        };
         for text in &unpacked.notes {
             note(&format!("note: {text}"));
         }
@@ -80,16 +89,55 @@ fn unpack_into(
     Ok(())
 }
 
+/// Unpacks a layer that is in the store as files alone, by way of the tar that it would be.
+fn copy_tree(
+    store: &Store,
+    diff_id: &DiffId,
+    root: &Root,
+    options: &UnpackOptions<'_>,
+) -> Result<Unpacked, CliError> {
+    let doing = || format!("copy the layer {diff_id}");
+    let layer = store.layer(&LayerId::Diff(*diff_id)).doing(doing)?;
+    let layer = layer
+        .ok_or(StoreError::MissingLayer(*diff_id))
+        .doing(doing)?;
+    let toc = layer.toc().doing(doing)?;
+    let tree = Root::open(layer.fs()).doing(doing)?;
+    let (reader, writer) = io::pipe().doing(doing)?;
+    let plain = PackOptions {
+        compression: Compression::None,
+        ..PackOptions::default()
+    };
+    let (unpacked, packed) = thread::scope(|scope| {
+        let packing = scope.spawn(|| layer::pack_tree(&toc, &tree, writer, &plain));
+        let unpacked = layer::unpack(reader, root, options);
+        (
+            unpacked,
+            packing.join().expect("a panic of packing is passed on"),
+        )
+    });
+    // Where both fail, the reader went first: it alone can end the other.
+    let unpacked = unpacked.doing(doing)?;
+    packed.doing(doing)?;
+    if unpacked.diff_id != *diff_id {
+        return Err(CliError::Refused(format!(
+            "the layer {diff_id} is damaged: its files make {}; run strata check --repair and build again",
+            unpacked.diff_id
+        )));
+    }
+    Ok(unpacked)
+}
+
 /// Writes a build's files, a folder for each platform where there are several.
 pub(crate) fn files(
     session: &Session,
     store: &Store,
-    built: &Built,
+    built: &[BuiltFiles],
     dest: &Dest,
     tar: bool,
     platform_split: Option<bool>,
 ) -> Result<(), CliError> {
-    let split = platform_split.unwrap_or(built.images.len() > 1);
+    let split = platform_split.unwrap_or(built.len() > 1);
     let sub = |platform: &Platform| {
         if split {
             platform.to_string().replace('/', "_")
@@ -98,7 +146,7 @@ pub(crate) fn files(
         }
     };
     match (dest, tar) {
-        (Dest::Path(folder), false) => built.images.iter().try_for_each(|image| {
+        (Dest::Path(folder), false) => built.iter().try_for_each(|image| {
             unpack(
                 session,
                 store,
@@ -113,7 +161,7 @@ pub(crate) fn files(
             let tree = work
                 .directory("export")
                 .doing(|| "make a temporary folder".to_owned())?;
-            for image in &built.images {
+            for image in built {
                 unpack(
                     session,
                     store,

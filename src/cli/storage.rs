@@ -313,7 +313,10 @@ impl UnpackArgs {
                 self.dir.display()
             )));
         }
-        export::unpack(session, &store, &documents.manifest.layers, &self.dir)
+        let diff_ids = documents.config.rootfs.diff_ids;
+        let blobs = documents.manifest.layers.into_iter().map(Some);
+        let layers: Vec<_> = blobs.zip(diff_ids).collect();
+        export::unpack(session, &store, &layers, &self.dir)
     }
 }
 

@@ -119,6 +119,44 @@ fn a_stage_that_was_an_input_is_the_same_image() {
 }
 
 #[test]
+fn files_alone_need_no_blobs() {
+    for lab in labs_with_one_id() {
+        context(&lab, "true");
+        for stage in ["runs", "made"] {
+            let store = format!("files-{stage}");
+            // Not as `arguments` has it: whoever asks what the image is has one made.
+            let build = |flags: &str| {
+                succeed(&mut lab.shell(&format!(
+                    "strata --root {store} build --progress plain --build-arg SOURCE_DATE_EPOCH=1700000000 \
+                     --target {stage} {flags} ."
+                )))
+            };
+            build(&format!("-o type=tar,dest=alone.tar -o alone-{stage}"));
+            let (steps, without) = records(&lab, &store);
+            assert!(steps > 1 && without == steps, "{without} of {steps}");
+            // The same files from blobs, which are packed now, and are those of a build that packed them at once.
+            let flags = format!("{SAME} --target {stage} -t made");
+            let want = digest(&lab, &format!("fresh-{stage}"), &flags);
+            let got = digest(&lab, &store, &format!("--expect-cached {flags}"));
+            assert_eq!(got, want, "{stage}");
+            build("--expect-cached -o type=image -o type=tar,dest=packed.tar");
+            assert_eq!(records(&lab, &store), (steps, 0), "{stage}");
+            // A folder that no layer of the base tells of has the time at which it was unpacked.
+            succeed(&mut lab.shell(
+                &format!(
+                    "for name in alone packed; do
+                         tar --full-time --numeric-owner -tvf $name.tar | grep -v ' data/$' >$name.txt
+                         tar -xOf $name.tar >>$name.txt
+                     done
+                     cmp alone.txt packed.txt; test -d alone-{stage}/opt"
+                ),
+            ));
+            sound(&lab, &store);
+        }
+    }
+}
+
+#[test]
 fn pruning_takes_no_layer_that_has_no_blob() {
     for lab in labs_with_one_id() {
         context(&lab, "true");
