@@ -12,8 +12,9 @@ use std::process::Command;
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
+use strata::layer::FileStamp;
 use strata::oci::{Digest, Hasher};
-use strata::store::{FileHashes, FileStamp, Store, StoreOptions};
+use strata::store::{FileHashes, Store, StoreOptions};
 
 fn main() {
     divan::main();

@@ -14,14 +14,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags};
 
 use crate::dockerfile::ignore::{Ignore, State};
-use crate::layer::{Entry, Kind, Meta, Toc, TocBuilder};
+use crate::layer::{Entry, FileStamp, Kind, Meta, Source, Toc, TocBuilder};
 use crate::oci::{Digest, Hasher};
-use crate::store::{FileHashes, FileStamp, Store, StoreError};
+use crate::store::{FileHashes, Store, StoreError};
 
 use super::BuildError;
 
 /// What a file to be hashed is read in: larger pieces are no faster, smaller ones cost calls.
 const READ_BYTES: usize = 256 * 1024;
+
+/// From how many bytes on a file's stamp is asked whether it is still what was hashed: hashing less takes little longer than asking,
+/// and stamps take memory.
+const VOUCHED_BYTES: u64 = 32 << 10;
 
 /// A folder that was walked. Its files go by their places in the table of its entries.
 pub(super) struct Folder {
@@ -39,6 +43,15 @@ struct Seen {
     /// `None` for times that do not fit: such a file is hashed in each build.
     stamp: Option<FileStamp>,
     content: OnceLock<Content>,
+}
+
+impl Seen {
+    // The stamp, if it vouches for the content being what it was hashed to. For a small file that is not asked.
+    fn voucher(&self) -> Option<FileStamp> {
+        let sound = |content: &Content| content.origin != Origin::Racy;
+        let stamp = self.stamp.filter(|stamp| stamp.size >= VOUCHED_BYTES);
+        stamp.filter(|_| self.content.get().is_some_and(sound))
+    }
 }
 
 /// What a file's content hashes to.
@@ -112,9 +125,14 @@ impl Folder {
         Ok((folder, table.into_toc()))
     }
 
-    /// The folder's descriptor.
-    pub(super) fn root(&self) -> &Arc<OwnedFd> {
-        &self.root
+    /// Where the bytes of a file are, and what vouches for them if they were hashed.
+    pub(super) fn source(&self, at: Option<usize>, path: &[u8]) -> Source {
+        let seen = at.and_then(|at| self.files.get(at)?.as_ref());
+        Source::File {
+            root: Arc::clone(&self.root),
+            path: path.to_vec(),
+            stamp: seen.and_then(Seen::voucher),
+        }
     }
 
     /// Which inode a file with several names is.
@@ -374,6 +392,37 @@ mod tests {
             let (_, toc) = Folder::walk(dir.path(), Some(&ignore), None).unwrap();
             let paths: Vec<String> = toc.entries().map(|e| lossy(&e.path)).collect();
             assert_eq!(paths.join(" ").trim(), want, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn what_vouches_for_a_content() {
+        let stamp = FileStamp {
+            device: 1,
+            inode: 2,
+            size: VOUCHED_BYTES,
+            mtime_ns: 3,
+            ctime_ns: 4,
+        };
+        let small = FileStamp {
+            size: VOUCHED_BYTES - 1,
+            ..stamp
+        };
+        for (stamp, origin, vouches) in [
+            (Some(stamp), Some(Origin::New), true),
+            (Some(stamp), Some(Origin::Known), true),
+            (Some(stamp), Some(Origin::Racy), false),
+            (Some(stamp), None, false),
+            (Some(small), Some(Origin::New), false),
+            (None, Some(Origin::New), false),
+        ] {
+            let content = OnceLock::new();
+            if let Some(origin) = origin {
+                let sha256 = [7; 32];
+                content.get_or_init(|| Content { sha256, origin });
+            }
+            let voucher = Seen { stamp, content }.voucher();
+            assert_eq!(voucher, stamp.filter(|_| vouches));
         }
     }
 

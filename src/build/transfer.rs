@@ -262,6 +262,7 @@ impl Engine<'_> {
         let source = Source::File {
             root: Arc::new(open_dir(&dir)?),
             path: b"file".to_vec(),
+            stamp: None,
         };
         let content = Content::Bytes {
             meta,
@@ -419,7 +420,7 @@ impl Engine<'_> {
                 _ => return Ok(None),
             },
         };
-        let Source::File { root, path } = source else {
+        let Source::File { root, path, .. } = source else {
             return Ok(None);
         };
         let shown = super::draft::display(&path);

@@ -180,25 +180,25 @@ impl Tree {
         }
     }
 
-    /// Where a regular file's bytes are.
+    /// Where a regular file's bytes are, and what vouches for them if they were hashed.
     pub(super) fn source(&self, found: &Found) -> Source {
-        self.source_in(found.layer, &found.entry.path)
+        let path = &found.entry.path;
+        match &self.files {
+            Files::Folder(folder) => {
+                let place = self.spot(path).map(|spot| spot.at());
+                folder.source(place, path)
+            }
+            Files::Layers(roots) => source_in(roots, found.layer, path),
+        }
     }
 
     /// The same for the file at a spot.
     pub(super) fn source_at(&self, spot: Spot) -> Source {
-        self.source_in(spot.layer(), self.at(spot).path)
-    }
-
-    fn source_in(&self, layer: usize, path: &[u8]) -> Source {
-        let root = match &self.files {
-            Files::Folder(folder) => Some(folder.root().clone()),
-            Files::Layers(roots) => roots.get(layer).cloned(),
-        };
-        root.map_or(Source::None, |root| Source::File {
-            root,
-            path: path.to_vec(),
-        })
+        let path = self.at(spot).path;
+        match &self.files {
+            Files::Folder(folder) => folder.source(Some(spot.at()), path),
+            Files::Layers(roots) => source_in(roots, spot.layer(), path),
+        }
     }
 
     /// What a regular file's content hashes to.
@@ -252,7 +252,7 @@ impl Tree {
         else {
             return Ok(None);
         };
-        let Source::File { root, path } = self.source(&found) else {
+        let Source::File { root, path, .. } = self.source(&found) else {
             return Ok(None);
         };
         let failed = |source: std::io::Error| BuildError::ReadRootfs {
@@ -269,6 +269,16 @@ impl Tree {
             .map_err(failed)?;
         Ok(Some(bytes))
     }
+}
+
+// A file of a layer. Nothing vouches for it: what a power loss left of an unpacked layer is found by hashing it.
+fn source_in(roots: &[Arc<OwnedFd>], layer: usize, path: &[u8]) -> Source {
+    let root = roots.get(layer).cloned();
+    root.map_or(Source::None, |root| Source::File {
+        root,
+        path: path.to_vec(),
+        stamp: None,
+    })
 }
 
 /// The longest chain of hard links that is followed: far above what any archiver writes.

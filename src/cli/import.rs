@@ -232,6 +232,7 @@ fn changes(toc: &layer::Toc, root: &Root) -> layer::Changes {
                 Kind::File { .. } => Source::File {
                     root: Arc::clone(root.fd()),
                     path: entry.path.clone(),
+                    stamp: None,
                 },
                 _ => Source::None,
             };

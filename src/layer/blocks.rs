@@ -45,10 +45,31 @@ pub(super) struct Written {
     pub(super) digest: Digest,
     pub(super) size_bytes: u64,
     pub(super) unpacked_size_bytes: u64,
+    /// Of the contents that were hashed.
     pub(super) contents: Vec<Sum>,
     pub(super) blocks: Vec<Block>,
     /// In which content which secret is.
     pub(super) found: Vec<Found>,
+}
+
+/// What a content hashes to, before it was read.
+#[derive(Clone, Copy)]
+pub(super) enum Expected {
+    /// Nobody knows.
+    Unknown,
+    /// This, which is to be seen.
+    Promised(Digest),
+    /// This. It is not hashed again.
+    Vouched(Digest),
+}
+
+impl Expected {
+    fn digest(&self) -> Option<&Digest> {
+        match self {
+            Expected::Unknown => None,
+            Expected::Promised(digest) | Expected::Vouched(digest) => Some(digest),
+        }
+    }
 }
 
 /// Why packing stopped early.
@@ -358,21 +379,16 @@ impl Blocks<'_> {
         Ok(self.current.spare())
     }
 
-    /// Says that [`Blocks::spare`] begins with `count` bytes from `offset` on of a content now (`None`: nobody knows which), and
-    /// whether it ends with them.
-    pub(super) fn filled(
-        &mut self,
-        content: Option<&Digest>,
-        offset: u64,
-        count: usize,
-        last: bool,
-    ) {
+    /// Says that [`Blocks::spare`] begins with `count` bytes from `offset` on of a content now, and whether it ends with them.
+    pub(super) fn filled(&mut self, content: Expected, offset: u64, count: usize, last: bool) {
         if let Some(identity) = &mut self.identity {
-            identity.content(content, offset, count as u64);
+            identity.content(content.digest(), offset, count as u64);
         }
         let start = self.current.len();
         self.current.advance(count);
-        self.parts.push((start..start + count, last));
+        if !matches!(content, Expected::Vouched(_)) {
+            self.parts.push((start..start + count, last));
+        }
     }
 
     /// Says that all was given.

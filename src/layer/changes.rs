@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::entry::path_order;
 use super::records::Records;
-use super::{Change, Entry, EntryRef, Source, Toc};
+use super::{Change, Entry, EntryRef, FileStamp, Source, Toc};
 
 /// Changes, in the order of their paths, each path once.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,8 @@ pub struct Changes {
     /// For each entry, its place in `origins`.
     sources: Vec<u32>,
     origins: Vec<Origin>,
+    /// Of the few files that have one, by their places.
+    stamps: Vec<(usize, FileStamp)>,
 }
 
 /// Where the bytes of some entries are.
@@ -37,7 +39,7 @@ impl Origin {
         match source {
             Source::None => Origin::None,
             Source::Bytes(bytes) => Origin::Bytes(bytes),
-            Source::File { root, path } => {
+            Source::File { root, path, .. } => {
                 let pairs = entry.path.iter().rev().zip(path.iter().rev());
                 let shared = pairs.take_while(|(a, b)| a == b).count();
                 Origin::Below {
@@ -49,13 +51,14 @@ impl Origin {
         }
     }
 
-    fn source(&self, path: &[u8]) -> Source {
+    fn source(&self, path: &[u8], stamp: Option<FileStamp>) -> Source {
         match self {
             Origin::None => Source::None,
             Origin::Bytes(bytes) => Source::Bytes(Arc::clone(bytes)),
             Origin::Below { root, prefix, skip } => Source::File {
                 root: Arc::clone(root),
                 path: [prefix, &path[*skip..]].concat(),
+                stamp,
             },
         }
     }
@@ -64,7 +67,12 @@ impl Origin {
     fn is(&self, entry: &Entry, source: &Source) -> bool {
         match (self, source) {
             (Origin::None, Source::None) => true,
-            (Origin::Below { root, prefix, skip }, Source::File { root: other, path }) => {
+            (
+                Origin::Below { root, prefix, skip },
+                Source::File {
+                    root: other, path, ..
+                },
+            ) => {
                 let rest = entry.path.get(*skip..);
                 Arc::ptr_eq(root, other) && path.strip_prefix(&prefix[..]) == rest && rest.is_some()
             }
@@ -77,6 +85,12 @@ impl Changes {
     /// Adds a change; its path comes after those that are there.
     pub fn push(&mut self, change: Change) {
         let Change { entry, source } = change;
+        if let Source::File {
+            stamp: Some(stamp), ..
+        } = &source
+        {
+            self.stamps.push((self.len(), *stamp));
+        }
         self.records.push_open(&entry);
         // The last ones: files and directories take turns.
         let mut known = self.origins.iter().rev().take(4);
@@ -90,6 +104,11 @@ impl Changes {
         };
         // Four billion sources would need some hundred GB before.
         self.sources.push(u32::try_from(place).unwrap_or(u32::MAX));
+    }
+
+    /// Lets nothing vouch for contents.
+    pub(super) fn forget_stamps(&mut self) {
+        self.stamps.clear();
     }
 
     /// How many there are.
@@ -111,7 +130,9 @@ impl Changes {
     pub fn get(&self, at: usize) -> Change {
         let entry = self.records.at(at).to_entry();
         let origin = self.origins.get(self.sources[at] as usize);
-        let source = origin.map_or(Source::None, |origin| origin.source(&entry.path));
+        let stamp = self.stamps.binary_search_by_key(&at, |(place, _)| *place);
+        let stamp = stamp.ok().map(|found| self.stamps[found].1);
+        let source = origin.map_or(Source::None, |origin| origin.source(&entry.path, stamp));
         Change { entry, source }
     }
 
@@ -179,6 +200,7 @@ mod tests {
         let file = |root: &Arc<OwnedFd>, path: &str| Source::File {
             root: Arc::clone(root),
             path: path.into(),
+            stamp: None,
         };
         let list = vec![
             change("app/a", file(&one, "a")),
@@ -199,6 +221,16 @@ mod tests {
         assert_eq!(sources(&changes), want);
     }
 
+    fn stamp(inode: u64) -> FileStamp {
+        FileStamp {
+            device: 1,
+            inode,
+            size: 2,
+            mtime_ns: 3,
+            ctime_ns: 4,
+        }
+    }
+
     #[test]
     fn what_has_its_source_in_common_says_it_once() {
         let root = root();
@@ -206,11 +238,18 @@ mod tests {
             let source = Source::File {
                 root: Arc::clone(&root),
                 path: format!("from/{at:04}").into(),
+                stamp: (at % 2 == 1).then_some(stamp(at)),
             };
             change(&format!("to/{at:04}"), source)
         });
         let changes: Changes = files.collect();
         assert_eq!(changes.origins.len(), 1);
         assert_eq!(sources(&changes)[999], "from/0999");
+        for (at, change) in changes.iter().enumerate() {
+            let Source::File { stamp: found, .. } = change.source else {
+                panic!()
+            };
+            assert_eq!(found, (at % 2 == 1).then_some(stamp(at as u64)));
+        }
     }
 }

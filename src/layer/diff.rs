@@ -178,6 +178,7 @@ impl<'a> Walk<'a> {
             Kind::File { .. } => Source::File {
                 root: Arc::clone(self.upper.fd()),
                 path: entry.path.clone(),
+                stamp: None,
             },
             _ => Source::None,
         };

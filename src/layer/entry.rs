@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::FileStamp;
 use crate::oci::Digest;
 
 /// A path of a layer with everything but its bytes.
@@ -100,6 +101,9 @@ pub enum Source {
         root: Arc<OwnedFd>,
         /// The path below it.
         path: Vec<u8>,
+        /// The stamp that the file had when it was hashed to what the entry tells, if that [is not racy](FileStamp::is_racy): a file
+        /// that has it before and after it is read is not hashed again.
+        stamp: Option<FileStamp>,
     },
     /// In memory.
     Bytes(Arc<[u8]>),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use super::blocks::{Blocks, Found, Stop, write};
+use super::blocks::{Blocks, Expected, Found, Stop, write};
 use super::error::text;
 use super::leaks::{Leak, Needles};
 use super::pipe::Sum;
@@ -15,8 +15,8 @@ use super::root::open_file_read;
 use super::tar::{TRAILER_BYTES, padding_bytes, write_header};
 use super::tree::Tree;
 use super::{
-    Change, Changes, Compression, Entry, Kind, KindRef, LayerError, Note, Root, Source, Toc,
-    TreeOptions,
+    Change, Changes, Compression, Entry, FileStamp, Kind, KindRef, LayerError, Note, Root, Source,
+    Toc, TreeOptions,
 };
 use crate::oci::{DiffId, Digest, MediaType};
 
@@ -109,7 +109,8 @@ pub fn pack(
 /// and contents on the way.
 ///
 /// A file whose entry tells the digest of its content, and which turns out to have another, is an error: what was taken by
-/// that digest would be wrong.
+/// that digest would be wrong. It turns out by hashing; a file with the stamp that it had when it was hashed, before and after
+/// its bytes are taken, is believed. (What a program writes through a mapping that it wrote to before leaves no new stamp.)
 pub fn pack_after(
     changes: impl Into<Changes>,
     blob: impl Write + Send,
@@ -119,6 +120,10 @@ pub fn pack_after(
     needles: Option<&Needles>,
 ) -> Result<Packed, LayerError> {
     let mut changes = changes.into();
+    if needles.is_some() {
+        // All contents are to be looked at.
+        changes.forget_stamps();
+    }
     let (earlier_blocks, earlier_tree) = earlier.split();
     let earlier_blocks = earlier_blocks.filter(|e| e.suits(options.compression));
     let tree = materialise.map(|m| Tree::of_changes(&m.root, m.tree));
@@ -126,20 +131,20 @@ pub fn pack_after(
     if let (Some(tree), Some(earlier)) = (&mut tree, earlier_tree) {
         tree.take_from(earlier);
     }
+    let mut vouched = Vec::new();
     let written = write(blob, options, earlier_blocks.as_ref(), needles, |blocks| {
         if options.compression != Compression::None {
             blocks.identify();
         }
-        pack_all(&mut changes, options, blocks, tree.as_mut())
+        pack_all(&mut changes, options, blocks, tree.as_mut(), &mut vouched)
     })?;
     let mut records = changes.records;
-    check_contents(&records, &written.contents)?;
+    set_contents(&mut records, &vouched, written.contents)?;
     let notes = match tree {
         Some(tree) => tree.finish(Vec::new())?.1,
         None => Vec::new(),
     };
     let leaks = needles.map_or_else(Vec::new, |n| leaks(n, &records, &written.found));
-    records.set_contents(written.contents);
     Ok(Packed {
         leaks,
         diff_id: written.diff_id,
@@ -170,6 +175,7 @@ pub fn pack_tree(
             Kind::File { .. } => Source::File {
                 root: Arc::clone(root.fd()),
                 path: entry.path.clone(),
+                stamp: None,
             },
             _ => Source::None,
         },
@@ -183,22 +189,33 @@ pub fn pack_tree(
     )
 }
 
-/// Fails if a file has not the content that its entry promised.
-fn check_contents(records: &Records, contents: &[Sum]) -> Result<(), LayerError> {
-    let files = records.iter().filter_map(|e| match e.kind {
-        KindRef::File {
+/// Gives the files, in their order, what their contents were hashed to; those at the places `vouched` were not hashed. Fails if a file
+/// has not the content that its entry promised.
+fn set_contents(
+    records: &mut Records,
+    vouched: &[usize],
+    hashed: Vec<Sum>,
+) -> Result<(), LayerError> {
+    let (mut vouched, mut hashed) = (vouched.iter().peekable(), hashed.into_iter());
+    for at in 0..records.len() {
+        let entry = records.at(at);
+        let KindRef::File {
             size_bytes,
-            content,
-        } => Some((e.path, size_bytes, content)),
-        _ => None,
-    });
-    for ((path, expected_bytes, promised), content) in files.zip(contents) {
-        if promised.is_some_and(|promised| promised != Digest::from_sha256(*content)) {
-            return Err(LayerError::Changed {
-                path: text(path),
-                expected_bytes,
-            });
+            content: promised,
+        } = entry.kind
+        else {
+            continue;
+        };
+        if vouched.next_if_eq(&&at).is_some() {
+            continue;
         }
+        let Some(content) = hashed.next().map(Digest::from_sha256) else {
+            break;
+        };
+        if promised.is_some_and(|promised| promised != content) {
+            return Err(changed(entry.path, size_bytes));
+        }
+        records.set_content(at, &content);
     }
     Ok(())
 }
@@ -227,6 +244,7 @@ fn pack_all(
     options: &PackOptions,
     blocks: &mut Blocks,
     mut tree: Option<&mut Tree>,
+    vouched: &mut Vec<usize>,
 ) -> Result<(), Stop> {
     let mut header = Vec::new();
     for at in 0..changes.len() {
@@ -248,8 +266,14 @@ fn pack_all(
             content,
         } = entry.kind
         {
-            let what = (size_bytes, content);
-            put_content(blocks, &entry.path, &source, what, file.as_ref())?;
+            let what = (
+                size_bytes,
+                content.map_or(Expected::Unknown, Expected::Promised),
+            );
+            let expected = put_content(blocks, &entry.path, &source, what, file.as_ref())?;
+            if matches!(expected, Expected::Vouched(_)) {
+                vouched.push(at);
+            }
         }
         if let (Some(tree), Some(file)) = (&mut tree, &file) {
             tree.finish_file(file)?;
@@ -259,38 +283,56 @@ fn pack_all(
     blocks.end()
 }
 
-/// A file's content and padding; also into `copy`.
+/// A file's content and padding; also into `copy`. Says what its content is known to hash to now.
 fn put_content(
     blocks: &mut Blocks,
     path: &[u8],
     source: &Source,
-    (size_bytes, content): (u64, Option<Digest>),
+    (size_bytes, mut expected): (u64, Expected),
     copy: Option<&File>,
-) -> Result<(), Stop> {
-    let what = (size_bytes, content);
+) -> Result<Expected, Stop> {
     blocks.begin(size_bytes)?;
     match source {
-        Source::File { root, path: at } => {
+        Source::File {
+            root,
+            path: at,
+            stamp,
+        } => {
             let file = open_file_read(root, at).map_err(|e| LayerError::file("open", at, e))?;
-            stream(blocks, path, file, what, copy)?;
+            let now = || file.metadata().map(|meta| FileStamp::of(&meta));
+            let now = || now().map_err(|e| LayerError::file("look at", at, e));
+            if let (Expected::Promised(digest), Some(_)) = (expected, stamp)
+                && now()? == *stamp
+            {
+                expected = Expected::Vouched(digest);
+            }
+            stream(blocks, path, &file, (size_bytes, expected), copy)?;
+            if matches!(expected, Expected::Vouched(_)) && now()? != *stamp {
+                return Err(changed(path, size_bytes).into());
+            }
         }
-        Source::Bytes(bytes) => stream(blocks, path, &bytes[..], what, copy)?,
-        Source::None => stream(blocks, path, io::empty(), what, copy)?,
+        Source::Bytes(bytes) => stream(blocks, path, &bytes[..], (size_bytes, expected), copy)?,
+        Source::None => stream(blocks, path, io::empty(), (size_bytes, expected), copy)?,
     }
-    blocks.write(&[0; 512][..padding_bytes(size_bytes)])
+    blocks.write(&[0; 512][..padding_bytes(size_bytes)])?;
+    Ok(expected)
+}
+
+fn changed(path: &[u8], expected_bytes: u64) -> LayerError {
+    LayerError::Changed {
+        path: text(path),
+        expected_bytes,
+    }
 }
 
 fn stream(
     blocks: &mut Blocks,
     path: &[u8],
     mut input: impl Read,
-    (size_bytes, content): (u64, Option<Digest>),
+    (size_bytes, content): (u64, Expected),
     copy: Option<&File>,
 ) -> Result<(), Stop> {
-    let changed = || LayerError::Changed {
-        path: text(path),
-        expected_bytes: size_bytes,
-    };
+    let changed = || changed(path, size_bytes);
     let mut left = size_bytes;
     // Whether the input has said that it is at its end: by giving less than was asked for.
     let mut ended = false;
@@ -314,10 +356,10 @@ fn stream(
         let offset = size_bytes - left;
         left -= count as u64;
         ended = left == 0 && count < room;
-        blocks.filled(content.as_ref(), offset, count, left == 0);
+        blocks.filled(content, offset, count, left == 0);
     }
     if size_bytes == 0 {
-        blocks.filled(content.as_ref(), 0, 0, true);
+        blocks.filled(content, 0, 0, true);
     }
     let mut more = [0];
     while !ended {
@@ -333,6 +375,8 @@ fn stream(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+    use std::path::Path;
     use std::process::{Command, Stdio};
 
     use super::super::compress::BLOCK_BYTES;
@@ -629,6 +673,7 @@ mod tests {
         let source = Source::File {
             root: Arc::clone(root.fd()),
             path: b"f".to_vec(),
+            stamp: None,
         };
         for (size, fine) in [(1000, true), (999, false), (1001, false), (0, false)] {
             let result = pack(
@@ -646,6 +691,7 @@ mod tests {
         let gone = Source::File {
             root: Arc::clone(root.fd()),
             path: b"none".to_vec(),
+            stamp: None,
         };
         let result = pack(
             vec![file("f", 1, gone)],
@@ -654,6 +700,108 @@ mod tests {
             None,
         );
         assert!(matches!(result, Err(LayerError::File { .. })));
+    }
+
+    fn stamp_of(path: &Path) -> FileStamp {
+        FileStamp::of(&std::fs::metadata(path).unwrap()).unwrap()
+    }
+
+    /// Gives the file's last byte another value and its old time, until that leaves a trace.
+    fn change_in_secret(path: &Path) {
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let (stamp, times) = (stamp_of(path), file.metadata().unwrap());
+        let last = times.len() - 1;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, last).unwrap();
+        while stamp_of(path) == stamp {
+            file.write_all_at(&[byte[0] ^ 1], last).unwrap();
+            file.set_modified(times.modified().unwrap()).unwrap();
+        }
+        assert_eq!(stamp_of(path).mtime_ns, stamp.mtime_ns);
+    }
+
+    /// A file of the host that was hashed when it held `content`.
+    fn hashed(path: &Path, content: &[u8], stamp: Option<FileStamp>) -> Change {
+        let root = Root::open(path.parent().unwrap()).unwrap();
+        let source = Source::File {
+            root: Arc::clone(root.fd()),
+            path: b"f".to_vec(),
+            stamp,
+        };
+        let mut change = file("f", content.len() as u64, source);
+        change.entry.kind = Kind::File {
+            size_bytes: content.len() as u64,
+            content: Some(Digest::of(content)),
+        };
+        change
+    }
+
+    #[test]
+    fn a_file_is_believed_by_its_stamp_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("f");
+        std::fs::write(&path, b"secret").unwrap();
+        let stamp = stamp_of(&path);
+        let outcome = |needles: Option<&Needles>| {
+            // Another content than was promised: nobody hashed it if nobody minds.
+            let mut changes = vec![hashed(&path, b"Secret", Some(stamp))];
+            changes.push(bytes("g", b"not hashed before"));
+            let (options, earlier) = (PackOptions::default(), Earlier::default());
+            pack_after(changes, io::sink(), &options, None, earlier, needles)
+        };
+        let packed = outcome(None).unwrap();
+        for (name, content) in [("f", &b"Secret"[..]), ("g", b"not hashed before")] {
+            let kind = Kind::File {
+                size_bytes: content.len() as u64,
+                content: Some(Digest::of(content)),
+            };
+            assert_eq!(packed.toc.get(name.as_bytes()).unwrap().kind, kind);
+        }
+        let changed =
+            |packed| matches!(packed, Err(LayerError::Changed { path, .. }) if path == "f");
+        // Who looks for secrets sees every byte.
+        let secret = ("token".to_owned(), b"a long secret, not there".to_vec());
+        let (needles, _) = Needles::new([secret]);
+        assert!(changed(outcome(needles.as_ref())));
+        change_in_secret(&path);
+        assert!(changed(outcome(None)));
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_named() {
+        struct Changing<'a>(Option<&'a Path>);
+        impl Write for Changing<'_> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.take().into_iter().for_each(change_in_secret);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("f");
+        let options = PackOptions {
+            threads: 1,
+            ..PackOptions::default()
+        };
+        // The reader waits for blocks to be written, so it is not at the end when the first one is.
+        let content = noise(20 * BLOCK_BYTES);
+        for compression in [Compression::None, Compression::default()] {
+            let options = PackOptions {
+                compression,
+                ..options
+            };
+            for stamped in [false, true] {
+                std::fs::write(&path, &content).unwrap();
+                let stamp = stamped.then(|| stamp_of(&path));
+                let changes = vec![hashed(&path, &content, stamp)];
+                let result = pack(changes.clone(), io::sink(), &options, None);
+                assert!(result.is_ok());
+                let result = pack(changes, Changing(Some(&path)), &options, None);
+                assert!(matches!(result, Err(LayerError::Changed { path, .. }) if path == "f"));
+            }
+        }
     }
 
     #[test]

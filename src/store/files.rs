@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Store, StoreError};
+use crate::layer::FileStamp;
 use crate::oci::Digest;
 
 /// The first bytes of a file: a name and a version.
@@ -18,58 +19,6 @@ const TAIL: usize = 8;
 /// look at are forgotten.
 const MAX_ENTRIES: usize = 500_000;
 
-/// How long before it was hashed a file must have changed last for its times to vouch for it: a write that comes within
-/// one tick of the file system's clock after the hashing leaves the same times. File systems that keep only seconds (or two,
-/// as FAT does) show it by their times; the others' ticks are 10 ms at most.
-const TICK_NS: (i128, i128) = (2_000_000_000, 100_000_000);
-
-/// What tells that a file is unchanged.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct FileStamp {
-    /// Of the file system.
-    pub device: u64,
-    /// Of the file.
-    pub inode: u64,
-    /// Bytes.
-    pub size: u64,
-    /// Nanoseconds since 1970.
-    pub mtime_ns: i64,
-    /// Nanoseconds since 1970; programs cannot set it.
-    pub ctime_ns: i64,
-}
-
-impl FileStamp {
-    /// The stamp of a file that was looked at; `None` for times that do not fit.
-    pub fn of(meta: &std::fs::Metadata) -> Option<FileStamp> {
-        use std::os::unix::fs::MetadataExt;
-        let ns = |s: i64, ns: i64| s.checked_mul(1_000_000_000)?.checked_add(ns);
-        Some(FileStamp {
-            device: meta.dev(),
-            inode: meta.ino(),
-            size: meta.len(),
-            mtime_ns: ns(meta.mtime(), meta.mtime_nsec())?,
-            ctime_ns: ns(meta.ctime(), meta.ctime_nsec())?,
-        })
-    }
-
-    fn words(&self) -> [u64; 5] {
-        [
-            self.device,
-            self.inode,
-            self.size,
-            self.mtime_ns.cast_unsigned(),
-            self.ctime_ns.cast_unsigned(),
-        ]
-    }
-
-    /// Whether a file hashed from `now_ns` (nanoseconds since 1970) on can have changed after that without a trace in its stamp.
-    pub fn is_racy(&self, now_ns: i128) -> bool {
-        let coarse = self.ctime_ns % 1_000_000_000 == 0 && self.mtime_ns % 1_000_000_000 == 0;
-        let tick = if coarse { TICK_NS.0 } else { TICK_NS.1 };
-        i128::from(self.mtime_ns.max(self.ctime_ns)) + tick > now_ns
-    }
-}
-
 /// The known hashes of one context, as they were when it was loaded.
 #[derive(Debug)]
 pub struct FileHashes {
@@ -77,6 +26,17 @@ pub struct FileHashes {
     path: PathBuf,
     /// Entries as in the file, sorted by device and inode.
     old: Vec<u8>,
+}
+
+// A stamp as an entry holds it.
+fn words(stamp: &FileStamp) -> [u64; 5] {
+    [
+        stamp.device,
+        stamp.inode,
+        stamp.size,
+        stamp.mtime_ns.cast_unsigned(),
+        stamp.ctime_ns.cast_unsigned(),
+    ]
 }
 
 fn word(bytes: &[u8], at: usize) -> u64 {
@@ -153,7 +113,7 @@ impl FileHashes {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => {
-                    let words = stamp.words();
+                    let words = words(stamp);
                     let same = (0..5).all(|i| word(entry, i * 8) == words[i]);
                     let sum = entry[40..].try_into();
                     return same.then(|| sum.expect("an entry ends in 32 bytes"));
@@ -183,7 +143,7 @@ impl FileHashes {
         let mut entries: Vec<[u8; ENTRY]> = Vec::new();
         for (stamp, sum) in known.into_iter().take(limit) {
             let mut entry = [0; ENTRY];
-            for (i, word) in stamp.words().into_iter().enumerate() {
+            for (i, word) in words(&stamp).into_iter().enumerate() {
                 entry[i * 8..i * 8 + 8].copy_from_slice(&word.to_le_bytes());
             }
             entry[40..].copy_from_slice(&sum);
@@ -299,35 +259,6 @@ mod tests {
         }
         let other = FileHashes::load(&store, "/other").unwrap();
         assert_eq!(other.get(&stamp(17)), None);
-    }
-
-    #[test]
-    fn files_that_just_changed_are_not_vouched_for() {
-        for (mtime, ctime, now, racy) in [
-            (10 * SECOND, 10 * SECOND, 11 * SECOND, true),
-            (10 * SECOND, 10 * SECOND, 12 * SECOND, false),
-            (
-                10 * SECOND + 1,
-                10 * SECOND + 1,
-                10 * SECOND + 50_000_000,
-                true,
-            ),
-            (10 * SECOND + 1, 10 * SECOND + 1, 11 * SECOND, false),
-            (5 * SECOND, 11 * SECOND + 1, 11 * SECOND + 2, true),
-            // A time in the future vouches for nothing.
-            (90 * SECOND, 10 * SECOND, 50 * SECOND, true),
-        ] {
-            let stamp = FileStamp {
-                mtime_ns: mtime,
-                ctime_ns: ctime,
-                ..stamp(1)
-            };
-            assert_eq!(
-                stamp.is_racy(i128::from(now)),
-                racy,
-                "{mtime} {ctime} {now}"
-            );
-        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub use dedup::DedupApplied;
 pub use df::{DiskUsage, Share};
 pub use error::{DiffIdError, StoreError};
 pub use failed::{Failed, FailedBounds, FailedDraft, FailedStep};
-pub use files::{FileHashes, FileStamp};
+pub use files::FileHashes;
 pub use gc::{PruneImages, PruneOptions, PruneReport};
 pub use last::LastLayer;
 pub use layers::{Layer, LayerId};
