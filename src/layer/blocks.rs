@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! Blocks ─┬► diffID
-//!         ├► digests of contents
-//!         └► compress (several threads) ─► in order: digest, write
+//!         ├► digests of contents ┬ if that says what the block is
+//!         └──────────────────────┴► compress (several threads) ─► in order: digest, write
 //! ```
 //!
-//! Each column is a thread. They start with the second block: a layer of less is done where it was made, since the threads
+//! Each of these is a thread. They start with the second block: a layer of less is done where it was made, since the threads
 //! would cost more than their work. Blocks are shared and not copied; a fixed number of them bounds the memory.
 //!
 //! Where a block ends depends on the tar alone, and as little as can be on what came before: a large file begins one, and
@@ -23,8 +23,8 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::compress::{BLOCK_BYTES, Encoder};
 use super::leaks::{Form, Needles, Scanner};
-use super::pipe::{Buffer, Piece, Pool, Sum, hash_contents, hash_contents_seen, hash_stream};
-use super::reuse::{Block, EarlierBlocks, Identity, Known, identity_of_bytes};
+use super::pipe::{Buffer, Contents, Pool, Sum, hash_stream};
+use super::reuse::{Block, EarlierBlocks, Identity};
 use super::tar::{OPAQUE, field};
 use super::unpack::join;
 use super::{LayerError, PackOptions};
@@ -138,16 +138,13 @@ pub(super) fn write(
         drop(pipe);
         match (line.take(), blob.take()) {
             (Some(line), _) => line.end(packed),
-            (None, Some(blob)) => {
-                let known = identity.map_or(Known::Nothing, |mut identity| identity.take());
-                alone(
-                    (current, parts, known),
-                    blob,
-                    options,
-                    (&outs, needles),
-                    packed,
-                )
-            }
+            (None, Some(blob)) => alone(
+                (current, parts, identity),
+                blob,
+                options,
+                (&outs, needles),
+                packed,
+            ),
             (None, None) => Err(LayerError::Output(io::ErrorKind::BrokenPipe.into())),
         }
     })
@@ -155,7 +152,7 @@ pub(super) fn write(
 
 /// Makes a blob of one block.
 fn alone(
-    (block, parts, known): (Buffer, Vec<(Range<usize>, bool)>, Known),
+    (block, parts, mut identity): (Buffer, Parts, Option<Identity>),
     mut blob: impl Write,
     options: &PackOptions,
     (outs, needles): (&Outs, Option<&Needles>),
@@ -169,11 +166,9 @@ fn alone(
         }
     }
     let block = Arc::new(block);
-    let (sender, contents) = channel();
-    // Its other end is there.
-    let _sent = sender.send(Piece::Parts(Arc::clone(&block), parts));
-    drop(sender);
-    let (contents, found) = look(&contents, needles);
+    let mut looker = Looker::new(needles);
+    looker.see(&block, &parts, identity.as_mut());
+    let (contents, found) = looker.finish();
     let diff_id = Digest::of(&block);
     let unpacked_size_bytes = block.len() as u64;
     let encoder = Encoder::new(options.compression).map_err(LayerError::Output)?;
@@ -185,8 +180,9 @@ fn alone(
         outs,
     });
     let (sender, done) = channel();
+    let identity = identity.map(Identity::finish);
     let coded = coder
-        .map(|mut coder| coder.encode(&block, known))
+        .map(|mut coder| coder.encode(&block, identity))
         .transpose();
     if !block.is_empty() {
         let _sent = sender.send(Done {
@@ -211,22 +207,95 @@ fn alone(
 /// A secret's place among the needles, in a content's among the contents.
 pub(super) type Found = (usize, usize, Form);
 
+/// Where the contents of a block are in it, and whether they end there.
+type Parts = Vec<(Range<usize>, bool)>;
+
 /// Hashes contents, and looks for secrets in them if there are any.
-fn look(pieces: &Receiver<Piece>, needles: Option<&Needles>) -> (Vec<Sum>, Vec<Found>) {
-    let Some(needles) = needles else {
-        return (hash_contents(pieces), Vec::new());
-    };
-    let mut scanner = Scanner::new(needles);
-    let (mut found, mut content) = (Vec::new(), 0);
-    let sums = hash_contents_seen(pieces, |bytes, last| {
-        scanner.feed(bytes);
-        if last {
-            let secrets = scanner.end().into_iter();
-            found.extend(secrets.map(|(secret, form)| (content, secret, form)));
-            content += 1;
+struct Looker<'n> {
+    contents: Contents,
+    scanner: Option<Scanner<'n>>,
+    /// How many contents have ended.
+    ended: usize,
+    found: Vec<Found>,
+}
+
+impl<'n> Looker<'n> {
+    fn new(needles: Option<&'n Needles>) -> Looker<'n> {
+        Looker {
+            contents: Contents::new(),
+            scanner: needles.map(Scanner::new),
+            ended: 0,
+            found: Vec::new(),
         }
-    });
-    (sums, found)
+    }
+
+    /// Looks at the contents in a block, and tells `identity` of them if that wants to know.
+    fn see(&mut self, block: &[u8], parts: &Parts, identity: Option<&mut Identity>) {
+        let mut identity = identity.filter(|identity| !identity.is_known());
+        for (range, last) in parts {
+            let bytes = &block[range.clone()];
+            self.contents.add(bytes);
+            if let Some(identity) = &mut identity
+                && !last
+            {
+                identity.hashed(&self.contents.so_far());
+            }
+            if let Some(scanner) = &mut self.scanner {
+                scanner.feed(bytes);
+            }
+            if *last {
+                self.end(identity.as_deref_mut());
+            }
+        }
+    }
+
+    fn end(&mut self, identity: Option<&mut Identity>) {
+        let sum = self.contents.end();
+        if let Some(identity) = identity {
+            identity.hashed(&sum);
+        }
+        if let Some(scanner) = &mut self.scanner {
+            let secrets = scanner.end().into_iter();
+            let content = self.ended;
+            let found = secrets.map(|(secret, form)| (content, secret, form));
+            self.found.extend(found);
+        }
+        self.ended += 1;
+    }
+
+    fn finish(self) -> (Vec<Sum>, Vec<Found>) {
+        (self.contents.sums(), self.found)
+    }
+}
+
+/// A block whose contents are to be looked at.
+struct Look {
+    block: Arc<Buffer>,
+    parts: Parts,
+    /// Its number and identity, if it is to be compressed once that is known.
+    then: Option<(u64, Identity)>,
+}
+
+/// Looks at contents until there are no more, or nobody wants the blob.
+fn look(
+    looks: &Receiver<Look>,
+    needles: Option<&Needles>,
+    work: Option<SyncSender<Filled>>,
+) -> (Vec<Sum>, Vec<Found>) {
+    let mut looker = Looker::new(needles);
+    for Look { block, parts, then } in looks {
+        let (number, mut identity) = then.unzip();
+        looker.see(&block, &parts, identity.as_mut());
+        if let (Some(work), Some(number)) = (&work, number)
+            && work
+                .send((number, block, identity.map(Identity::finish)))
+                .is_err()
+        {
+            // The writer has failed and knows why.
+            break;
+        }
+    }
+    looker.finish()
 }
 
 /// The threads.
@@ -239,7 +308,7 @@ struct Line<'scope> {
 /// Where full blocks go.
 struct Pipe {
     diff: Sender<Arc<Buffer>>,
-    contents: Sender<Piece>,
+    contents: Sender<Look>,
     out: Out,
 }
 
@@ -248,8 +317,8 @@ enum Out {
     Compressed(SyncSender<Filled>),
 }
 
-/// A block to be compressed: its number, its bytes, and what is known of them.
-type Filled = (u64, Arc<Buffer>, Known);
+/// A block to be compressed: its number, its bytes, and what it is.
+type Filled = (u64, Arc<Buffer>, Option<Digest>);
 
 /// A block as it is to be written: compressed, or as it is. The buffer is held until then, so that the pool bounds both.
 struct Done {
@@ -265,7 +334,7 @@ fn start<'scope, 'env: 'scope>(
     (outs, needles): (&'env Outs, Option<&'env Needles>),
 ) -> (Pipe, Line<'scope>) {
     let (diff, diff_in) = channel();
-    let (contents, piece_in) = channel();
+    let (contents, look_in) = channel();
     let (done_out, done_in) = channel();
     let hash = !coders.is_empty();
     let out = if hash {
@@ -282,9 +351,13 @@ fn start<'scope, 'env: 'scope>(
     } else {
         Out::Plain(done_out)
     };
+    let work = match &out {
+        Out::Compressed(work) => Some(work.clone()),
+        Out::Plain(_) => None,
+    };
     let line = Line {
         diff: scope.spawn(move || hash_stream(&diff_in)),
-        contents: scope.spawn(move || look(&piece_in, needles)),
+        contents: scope.spawn(move || look(&look_in, needles, work)),
         writer: scope.spawn(move || write_blob(blob, &done_in, hash, outs)),
     };
     let pipe = Pipe {
@@ -327,7 +400,7 @@ pub(super) struct Blocks<'a> {
     pool: Arc<Pool>,
     current: Buffer,
     /// What of the current block is content of files.
-    parts: Vec<(Range<usize>, bool)>,
+    parts: Parts,
     number: u64,
     /// What the current block is; `None` where nobody asks.
     identity: Option<Identity>,
@@ -408,18 +481,25 @@ impl Blocks<'_> {
             none => none.insert((self.start)().map_err(LayerError::Output)?),
         };
         let parts = std::mem::take(&mut self.parts);
-        let identity = self.identity.as_mut().map(Identity::take);
-        let known = identity.unwrap_or(Known::Nothing);
+        let identity = self.identity.as_mut().map(std::mem::take);
         let next = self.pool.take();
         let block = Arc::new(std::mem::replace(&mut self.current, next));
         let number = self.number;
         self.number += 1;
-        let gone = |_| Stop::NobodyReads;
-        if !parts.is_empty() {
-            let piece = Piece::Parts(Arc::clone(&block), parts);
-            pipe.contents.send(piece).map_err(|_| Stop::NobodyReads)?;
+        pipe.diff
+            .send(Arc::clone(&block))
+            .map_err(|_| Stop::NobodyReads)?;
+        // What is not known yet, those who look at the contents tell, and hand the block on.
+        let waits = identity.as_ref().is_some_and(|known| !known.is_known());
+        let (identity, then) = match waits {
+            true => (None, identity.map(|identity| (number, identity))),
+            false => (identity.map(Identity::finish), None),
+        };
+        if waits || !parts.is_empty() {
+            let block = Arc::clone(&block);
+            let look = Look { block, parts, then };
+            pipe.contents.send(look).map_err(|_| Stop::NobodyReads)?;
         }
-        pipe.diff.send(Arc::clone(&block)).map_err(gone)?;
         let coded = Ok(None);
         let sent = match &pipe.out {
             Out::Plain(out) => {
@@ -430,7 +510,8 @@ impl Blocks<'_> {
                 };
                 out.send(done).is_ok()
             }
-            Out::Compressed(out) => out.send((number, block, known)).is_ok(),
+            Out::Compressed(_) if waits => true,
+            Out::Compressed(out) => out.send((number, block, identity)).is_ok(),
         };
         if sent { Ok(()) } else { Err(Stop::NobodyReads) }
     }
@@ -482,13 +563,8 @@ struct Coder<'a> {
 }
 
 impl Coder<'_> {
-    fn encode(&mut self, block: &[u8], known: Known) -> io::Result<Coded> {
+    fn encode(&mut self, block: &[u8], identity: Option<Digest>) -> io::Result<Coded> {
         let mut bytes = self.outs.take();
-        let identity = match known {
-            Known::Nothing => None,
-            Known::Identity(identity) => Some(identity),
-            Known::Bytes => Some(identity_of_bytes(block)),
-        };
         let earlier = self.earlier.zip(identity.as_ref());
         let found = earlier.and_then(|(earlier, identity)| earlier.get(identity, &mut bytes));
         let size = match found {
@@ -507,10 +583,10 @@ impl Coder<'_> {
 fn compress(mut coder: Coder<'_>, work: &Mutex<Receiver<Filled>>, done: &Sender<Done>) {
     loop {
         let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((number, block, known)) = next else {
+        let Ok((number, block, identity)) = next else {
             return;
         };
-        let coded = coder.encode(&block, known).map(Some);
+        let coded = coder.encode(&block, identity).map(Some);
         let sent = done.send(Done {
             number,
             coded,

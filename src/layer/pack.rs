@@ -617,6 +617,27 @@ mod tests {
     }
 
     #[test]
+    fn a_content_that_nobody_knew_is_shared_up_to_where_it_changes() {
+        let options = PackOptions::default();
+        let content = noise(6 * BLOCK_BYTES);
+        let mut blob = tempfile::tempfile().unwrap();
+        let before = pack(vec![bytes("f", &content)], &mut blob, &options, None).unwrap();
+        for (changed, shared) in [(None, 8), (Some(0), 2), (Some(3 * BLOCK_BYTES), 5)] {
+            let mut content = content.clone();
+            changed.into_iter().for_each(|at| content[at] ^= 1);
+            let (mut with, mut without) = (Vec::new(), Vec::new());
+            let mut earlier = Earlier::default();
+            earlier.set_blocks(blob.try_clone().unwrap(), before.blocks.clone());
+            let change = || vec![bytes("f", &content)];
+            let packed = pack_after(change(), &mut with, &options, None, earlier, None).unwrap();
+            pack(change(), &mut without, &options, None).unwrap();
+            assert!(with == without);
+            // The header and the trailer are blocks of their own.
+            assert_eq!(before.blocks.shared(&packed.blocks), shared, "{changed:?}");
+        }
+    }
+
+    #[test]
     fn contents_are_hashed_right_across_blocks() {
         let (packed, _) = packed(Compression::None, 1);
         for change in changes() {

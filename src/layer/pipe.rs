@@ -121,46 +121,72 @@ pub(crate) fn hash_stream(buffers: &Receiver<Arc<Buffer>>) -> (Digest, u64) {
 /// A SHA-256: of a hundred thousand contents, half of what as many [`Digest`]s would take.
 pub(crate) type Sum = [u8; 32];
 
-/// Hashes contents, in the order in which they end.
-pub(crate) fn hash_contents(pieces: &Receiver<Piece>) -> Vec<Sum> {
-    hash_contents_seen(pieces, |_, _| ())
+/// What contents hash to, in the order in which they end.
+pub(crate) struct Contents {
+    hasher: Hasher,
+    sums: Vec<Sum>,
 }
 
-/// The same, where `see` is shown each stretch, and whether a content ends with it.
-pub(crate) fn hash_contents_seen(
-    pieces: &Receiver<Piece>,
-    mut see: impl FnMut(&[u8], bool),
-) -> Vec<Sum> {
-    let mut sums = Vec::new();
-    let mut hasher = Hasher::sha256();
-    let zeros = [0; 4096];
-    let mut end = |hasher: &mut Hasher| {
-        let ended = std::mem::replace(hasher, Hasher::sha256());
+impl Contents {
+    pub(crate) fn new() -> Contents {
+        Contents {
+            hasher: Hasher::sha256(),
+            sums: Vec::new(),
+        }
+    }
+
+    /// More bytes of the content that has not ended.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    /// What those hash to that were added up to now.
+    pub(crate) fn so_far(&self) -> Digest {
+        self.hasher.clone().finish()
+    }
+
+    /// The content ends; what it hashes to.
+    pub(crate) fn end(&mut self) -> Digest {
+        let ended = std::mem::replace(&mut self.hasher, Hasher::sha256());
+        let sum = ended.finish();
         // It is one.
-        sums.extend(ended.finish().sha256());
-    };
+        self.sums.extend(sum.sha256());
+        sum
+    }
+
+    /// Those that have ended.
+    pub(crate) fn sums(self) -> Vec<Sum> {
+        self.sums
+    }
+}
+
+/// Hashes contents, in the order in which they end.
+pub(crate) fn hash_contents(pieces: &Receiver<Piece>) -> Vec<Sum> {
+    let mut contents = Contents::new();
+    let zeros = [0; 4096];
     for piece in pieces {
         match piece {
             Piece::Parts(buffer, parts) => {
                 for (range, last) in parts {
-                    see(&buffer[range.clone()], last);
-                    hasher.update(&buffer[range]);
+                    contents.add(&buffer[range]);
                     if last {
-                        end(&mut hasher);
+                        contents.end();
                     }
                 }
             }
             Piece::Zeros(mut count) => {
                 while count > 0 {
                     let step = count.min(zeros.len() as u64);
-                    hasher.update(&zeros[..usize::try_from(step).unwrap_or(zeros.len())]);
+                    contents.add(&zeros[..usize::try_from(step).unwrap_or(zeros.len())]);
                     count -= step;
                 }
             }
-            Piece::End => end(&mut hasher),
+            Piece::End => {
+                contents.end();
+            }
         }
     }
-    sums
+    contents.sums()
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! What an earlier layer left that a later one takes instead of making it again: compressed blocks, and files of its tree.
 //!
 //! Both are taken by what they hold and never by a guess. A block is known by a digest over the bytes of its headers and the
-//! digests of the contents in it, so that it is recognised before it is compressed; a file by its whole entry, content
-//! included. The result has the same bytes as one that was made from nothing.
+//! digests of the contents in it, so that it is recognised before it is compressed; of a content whose digest comes out
+//! only while it is packed, it is the digest up to where the block ends. A file is known by its whole entry, content included. The
+//! result has the same bytes as one that was made from nothing.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -30,7 +31,7 @@ pub struct BlockTable {
 /// One of them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Block {
-    /// What it holds; `None` where the digests of contents were not known before.
+    /// What it holds; `None` where nobody asked.
     pub(super) identity: Option<Digest>,
     /// Compressed.
     pub(super) size_bytes: u32,
@@ -176,25 +177,6 @@ impl EarlierTree {
     }
 }
 
-/// What is known of a block before it is compressed.
-pub(super) enum Known {
-    /// Nothing, and nobody asks.
-    Nothing,
-    /// What it holds.
-    Identity(Digest),
-    /// Its bytes: they hold contents whose digests are not known yet.
-    Bytes,
-}
-
-/// The identity of a block by its bytes.
-pub(super) fn identity_of_bytes(block: &[u8]) -> Digest {
-    let mut hasher = Hasher::sha256();
-    // No stretch of headers is as long.
-    hasher.update(&(u64::MAX - 1).to_le_bytes());
-    hasher.update(block);
-    hasher.finish()
-}
-
 /// The identity of a block that is being filled.
 #[derive(Default)]
 pub(super) struct Identity {
@@ -202,35 +184,49 @@ pub(super) struct Identity {
     unknown: bool,
 }
 
+/// What comes next in an identity, where that is not a stretch of headers: none is as long.
+mod mark {
+    pub(super) const CONTENT: [u8; 8] = u64::MAX.to_le_bytes();
+    pub(super) const UNKNOWN: [u8; 8] = (u64::MAX - 1).to_le_bytes();
+    pub(super) const HASHED: [u8; 8] = (u64::MAX - 2).to_le_bytes();
+}
+
 impl Identity {
     /// Bytes of the tar that are no file's content.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        let hasher = self.hasher.get_or_insert_with(Hasher::sha256);
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
+        self.put(&[&(bytes.len() as u64).to_le_bytes(), bytes]);
     }
 
-    /// `count` bytes from `offset` on of a content.
+    /// `count` bytes from `offset` on of a content; one that nobody knows is to be [told of](Identity::hashed).
     pub(super) fn content(&mut self, content: Option<&Digest>, offset: u64, count: u64) {
-        let Some(content) = content else {
-            self.unknown = true;
-            return;
-        };
-        let hasher = self.hasher.get_or_insert_with(Hasher::sha256);
-        // No stretch of bytes is as long.
-        hasher.update(&u64::MAX.to_le_bytes());
-        hasher.update(content.bytes());
-        hasher.update(&offset.to_le_bytes());
-        hasher.update(&count.to_le_bytes());
+        let (offset, count) = (offset.to_le_bytes(), count.to_le_bytes());
+        match content {
+            Some(content) => self.put(&[&mark::CONTENT, content.bytes(), &offset, &count]),
+            None => {
+                self.unknown = true;
+                self.put(&[&mark::UNKNOWN, &offset, &count]);
+            }
+        }
     }
 
-    /// What was put in since the last call.
-    pub(super) fn take(&mut self) -> Known {
-        let Identity { hasher, unknown } = std::mem::take(self);
-        match hasher.filter(|_| !unknown) {
-            Some(hasher) => Known::Identity(hasher.finish()),
-            None => Known::Bytes,
-        }
+    /// What a content in the block hashes to, from its start up to its last byte that is in the block.
+    pub(super) fn hashed(&mut self, so_far: &Digest) {
+        self.put(&[&mark::HASHED, so_far.bytes()]);
+    }
+
+    fn put(&mut self, parts: &[&[u8]]) {
+        let hasher = self.hasher.get_or_insert_with(Hasher::sha256);
+        parts.iter().for_each(|part| hasher.update(part));
+    }
+
+    /// Whether nothing is to be told any more.
+    pub(super) fn is_known(&self) -> bool {
+        !self.unknown
+    }
+
+    /// The digest of it all.
+    pub(super) fn finish(self) -> Digest {
+        self.hasher.unwrap_or_else(Hasher::sha256).finish()
     }
 }
 
