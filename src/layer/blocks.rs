@@ -11,24 +11,24 @@
 //!
 //! Where a block ends depends on the tar alone, and as little as can be on what came before: a large file begins one, and
 //! among small files the name of an entry decides. So what has not changed since an earlier layer comes in the same blocks, and
-//! [`super::reuse`] has them compressed.
+//! [`super::reuse`] has them compressed, and, up to the first that has changed, hashed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::compress::{BLOCK_BYTES, Encoder};
-use super::leaks::{Form, Needles, Scanner};
-use super::pipe::{Buffer, Contents, Pool, Sum, hash_stream};
-use super::reuse::{Block, EarlierBlocks, Identity};
+use super::leaks::Needles;
+use super::look::{Found, Look, Looker, Parts, look};
+use super::pipe::{Buffer, Pool, Sum};
+use super::reuse::{Block, EarlierBlocks, Identity, Kept};
 use super::tar::{OPAQUE, field};
 use super::unpack::join;
 use super::{LayerError, PackOptions};
-use crate::oci::{DiffId, Digest, Hasher};
+use crate::oci::{DiffId, Digest, HashState, Hasher};
 
 /// Blocks beside those that the compressors hold: one is filled, one is hashed twice, one is written, two wait.
 const SPARE_BLOCKS: usize = 5;
@@ -112,7 +112,7 @@ pub(super) fn write(
                 }));
             }
             let blob = blob.take().expect("threads start once");
-            let (pipe, threads) = start(scope, coders, blob, (&outs, needles));
+            let (pipe, threads) = start(scope, coders, blob, (&outs, needles, earlier));
             line.set(Some(threads));
             Ok(pipe)
         };
@@ -204,110 +204,50 @@ fn alone(
     })
 }
 
-/// A secret's place among the needles, in a content's among the contents.
-pub(super) type Found = (usize, usize, Form);
-
-/// Where the contents of a block are in it, and whether they end there.
-type Parts = Vec<(Range<usize>, bool)>;
-
-/// Hashes contents, and looks for secrets in them if there are any.
-struct Looker<'n> {
-    contents: Contents,
-    scanner: Option<Scanner<'n>>,
-    /// How many contents have ended.
-    ended: usize,
-    found: Vec<Found>,
+/// What is known of a tar.
+struct Tar {
+    digest: Digest,
+    size_bytes: u64,
+    /// Where its hash was after each block.
+    states: Vec<Option<HashState>>,
 }
 
-impl<'n> Looker<'n> {
-    fn new(needles: Option<&'n Needles>) -> Looker<'n> {
-        Looker {
-            contents: Contents::new(),
-            scanner: needles.map(Scanner::new),
-            ended: 0,
-            found: Vec::new(),
+/// Hashes a tar, block by block; the blocks that it has in common with the start of an earlier one need not be hashed.
+fn hash_tar(
+    blocks: &Receiver<(Arc<Buffer>, Option<Digest>)>,
+    mut earlier: Option<&EarlierBlocks>,
+) -> Tar {
+    let (mut hasher, mut size_bytes, mut states) = (Hasher::sha256(), 0, Vec::new());
+    for (block, identity) in blocks {
+        size_bytes += block.len() as u64;
+        let same = earlier.zip(identity);
+        let same =
+            same.and_then(|(earlier, identity)| earlier.state_after(states.len(), &identity));
+        if let Some(state) = same {
+            hasher = Hasher::resume(&state);
+        } else {
+            earlier = None;
+            hasher.update(&block);
         }
+        states.push(hasher.state());
     }
-
-    /// Looks at the contents in a block, and tells `identity` of them if that wants to know.
-    fn see(&mut self, block: &[u8], parts: &Parts, identity: Option<&mut Identity>) {
-        let mut identity = identity.filter(|identity| !identity.is_known());
-        for (range, last) in parts {
-            let bytes = &block[range.clone()];
-            self.contents.add(bytes);
-            if let Some(identity) = &mut identity
-                && !last
-            {
-                identity.hashed(&self.contents.so_far());
-            }
-            if let Some(scanner) = &mut self.scanner {
-                scanner.feed(bytes);
-            }
-            if *last {
-                self.end(identity.as_deref_mut());
-            }
-        }
+    Tar {
+        digest: hasher.finish(),
+        size_bytes,
+        states,
     }
-
-    fn end(&mut self, identity: Option<&mut Identity>) {
-        let sum = self.contents.end();
-        if let Some(identity) = identity {
-            identity.hashed(&sum);
-        }
-        if let Some(scanner) = &mut self.scanner {
-            let secrets = scanner.end().into_iter();
-            let content = self.ended;
-            let found = secrets.map(|(secret, form)| (content, secret, form));
-            self.found.extend(found);
-        }
-        self.ended += 1;
-    }
-
-    fn finish(self) -> (Vec<Sum>, Vec<Found>) {
-        (self.contents.sums(), self.found)
-    }
-}
-
-/// A block whose contents are to be looked at.
-struct Look {
-    block: Arc<Buffer>,
-    parts: Parts,
-    /// Its number and identity, if it is to be compressed once that is known.
-    then: Option<(u64, Identity)>,
-}
-
-/// Looks at contents until there are no more, or nobody wants the blob.
-fn look(
-    looks: &Receiver<Look>,
-    needles: Option<&Needles>,
-    work: Option<SyncSender<Filled>>,
-) -> (Vec<Sum>, Vec<Found>) {
-    let mut looker = Looker::new(needles);
-    for Look { block, parts, then } in looks {
-        let (number, mut identity) = then.unzip();
-        looker.see(&block, &parts, identity.as_mut());
-        if let (Some(work), Some(number)) = (&work, number)
-            && work
-                .send((number, block, identity.map(Identity::finish)))
-                .is_err()
-        {
-            // The writer has failed and knows why.
-            break;
-        }
-    }
-    looker.finish()
 }
 
 /// The threads.
 struct Line<'scope> {
-    diff: ScopedJoinHandle<'scope, (Digest, u64)>,
+    diff: ScopedJoinHandle<'scope, Tar>,
     contents: ScopedJoinHandle<'scope, (Vec<Sum>, Vec<Found>)>,
     writer: ScopedJoinHandle<'scope, io::Result<Blob>>,
 }
 
 /// Where full blocks go.
 struct Pipe {
-    diff: Sender<Arc<Buffer>>,
+    diff: Sender<(Arc<Buffer>, Option<Digest>)>,
     contents: Sender<Look>,
     out: Out,
 }
@@ -318,7 +258,7 @@ enum Out {
 }
 
 /// A block to be compressed: its number, its bytes, and what it is.
-type Filled = (u64, Arc<Buffer>, Option<Digest>);
+pub(super) type Filled = (u64, Arc<Buffer>, Option<Digest>);
 
 /// A block as it is to be written: compressed, or as it is. The buffer is held until then, so that the pool bounds both.
 struct Done {
@@ -331,7 +271,11 @@ fn start<'scope, 'env: 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     coders: Vec<Coder<'env>>,
     blob: impl Write + Send + 'scope,
-    (outs, needles): (&'env Outs, Option<&'env Needles>),
+    (outs, needles, earlier): (
+        &'env Outs,
+        Option<&'env Needles>,
+        Option<&'env EarlierBlocks>,
+    ),
 ) -> (Pipe, Line<'scope>) {
     let (diff, diff_in) = channel();
     let (contents, look_in) = channel();
@@ -356,7 +300,7 @@ fn start<'scope, 'env: 'scope>(
         Out::Plain(_) => None,
     };
     let line = Line {
-        diff: scope.spawn(move || hash_stream(&diff_in)),
+        diff: scope.spawn(move || hash_tar(&diff_in, earlier)),
         contents: scope.spawn(move || look(&look_in, needles, work)),
         writer: scope.spawn(move || write_blob(blob, &done_in, hash, outs)),
     };
@@ -371,7 +315,7 @@ fn start<'scope, 'env: 'scope>(
 impl Line<'_> {
     fn end(self, packed: Result<(), Stop>) -> Result<Written, LayerError> {
         let written = join(self.writer);
-        let (diff_id, unpacked_size_bytes) = join(self.diff);
+        let tar = join(self.diff);
         let (contents, found) = join(self.contents);
         match packed {
             Ok(()) => {}
@@ -382,12 +326,15 @@ impl Line<'_> {
                 return Err(LayerError::Output(why));
             }
         }
-        let blob = written.map_err(LayerError::Output)?;
+        let mut blob = written.map_err(LayerError::Output)?;
+        for (block, after) in blob.blocks.iter_mut().zip(&tar.states) {
+            block.after = after.as_ref().map(Kept::of);
+        }
         Ok(Written {
-            diff_id: DiffId(diff_id),
-            digest: blob.digest.unwrap_or(diff_id),
+            diff_id: DiffId(tar.digest),
+            digest: blob.digest.unwrap_or(tar.digest),
             size_bytes: blob.size_bytes,
-            unpacked_size_bytes,
+            unpacked_size_bytes: tar.size_bytes,
             contents,
             blocks: blob.blocks,
             found,
@@ -486,15 +433,14 @@ impl Blocks<'_> {
         let block = Arc::new(std::mem::replace(&mut self.current, next));
         let number = self.number;
         self.number += 1;
-        pipe.diff
-            .send(Arc::clone(&block))
-            .map_err(|_| Stop::NobodyReads)?;
         // What is not known yet, those who look at the contents tell, and hand the block on.
         let waits = identity.as_ref().is_some_and(|known| !known.is_known());
         let (identity, then) = match waits {
             true => (None, identity.map(|identity| (number, identity))),
             false => (identity.map(Identity::finish), None),
         };
+        let tar = (Arc::clone(&block), identity);
+        pipe.diff.send(tar).map_err(|_| Stop::NobodyReads)?;
         if waits || !parts.is_empty() {
             let block = Arc::clone(&block);
             let look = Look { block, parts, then };
@@ -640,6 +586,7 @@ fn write_blob(
                     identity: coded.identity,
                     size_bytes: u32::try_from(coded.size).map_err(io::Error::other)?,
                     crc32: libdeflater::crc32(&coded.bytes[..coded.size]),
+                    after: None,
                 });
                 outs.put(coded.bytes);
             }

@@ -33,6 +33,7 @@ mod dirfd;
 pub mod entry;
 mod error;
 mod leaks;
+mod look;
 mod pack;
 mod pipe;
 mod record;

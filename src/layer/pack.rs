@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use super::blocks::{Blocks, Expected, Found, Stop, write};
+use super::blocks::{Blocks, Expected, Stop, write};
 use super::error::text;
 use super::leaks::{Leak, Needles};
+use super::look::Found;
 use super::pipe::Sum;
 use super::records::Records;
 use super::reuse::{BlockTable, Earlier};

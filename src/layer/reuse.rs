@@ -1,6 +1,7 @@
-//! What an earlier layer left that a later one takes instead of making it again: compressed blocks, and files of its tree.
+//! What an earlier layer left that a later one takes instead of making it again: compressed blocks, the hash of a tar that begins
+//! as it did, and files of its tree.
 //!
-//! Both are taken by what they hold and never by a guess. A block is known by a digest over the bytes of its headers and the
+//! All are taken by what they hold and never by a guess. A block is known by a digest over the bytes of its headers and the
 //! digests of the contents in it, so that it is recognised before it is compressed; of a content whose digest comes out
 //! only while it is packed, it is the digest up to where the block ends. A file is known by its whole entry, content included. The
 //! result has the same bytes as one that was made from nothing.
@@ -18,7 +19,7 @@ use super::compress::{BLOCK_BYTES, COMPRESSORS};
 use super::entry::{parent, path_order};
 use super::toc::TocReader;
 use super::{Compression, Entry, Kind, Root};
-use crate::oci::{Digest, Hasher};
+use crate::oci::{Digest, HashState, Hasher};
 
 /// The compressed blocks of a blob, in their order.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -37,6 +38,31 @@ pub(super) struct Block {
     pub(super) size_bytes: u32,
     /// Of the compressed bytes: against files that a power loss tore. Who could do worse could write the store.
     pub(super) crc32: u32,
+    /// Where the diffID's hash is after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) after: Option<Kept>,
+}
+
+/// A state of a hash as it is kept: nothing would show that it is not what it was, so a checksum does.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    state: Vec<u8>,
+    crc32: u32,
+}
+
+impl Kept {
+    pub(super) fn of(state: &HashState) -> Kept {
+        let state = state.to_bytes();
+        Kept {
+            crc32: libdeflater::crc32(&state),
+            state: state.to_vec(),
+        }
+    }
+
+    fn get(&self) -> Option<HashState> {
+        let whole = libdeflater::crc32(&self.state) == self.crc32;
+        HashState::from_bytes(&self.state).filter(|_| whole)
+    }
 }
 
 impl BlockTable {
@@ -73,8 +99,11 @@ impl Earlier {
     /// Takes blocks from `blob`, which `table` is about.
     pub fn set_blocks(&mut self, blob: File, table: BlockTable) {
         let mut by_identity = HashMap::new();
+        let mut states = Vec::new();
         let mut at = 0;
         for block in &table.blocks {
+            let state = block.after.as_ref().and_then(Kept::get);
+            states.push(block.identity.zip(state));
             if let Some(identity) = block.identity {
                 by_identity.insert(identity, (at, block.size_bytes, block.crc32));
             }
@@ -84,6 +113,7 @@ impl Earlier {
             blob,
             maker: table.maker,
             by_identity,
+            states,
         });
     }
 
@@ -112,12 +142,20 @@ pub(super) struct EarlierBlocks {
     blob: File,
     maker: String,
     by_identity: HashMap<Digest, (u64, u32, u32)>,
+    /// What the blocks are, in their order, and where the diffID's hash is after each.
+    states: Vec<Option<(Digest, HashState)>>,
 }
 
 impl EarlierBlocks {
     /// Whether the blocks are as `compression` would make them now.
     pub(super) fn suits(&self, compression: Compression) -> bool {
         self.maker == maker(compression)
+    }
+
+    /// Where the hash of the tar is after the block that is in this place (from 0), if that one is there and all before are the same.
+    pub(super) fn state_after(&self, place: usize, identity: &Digest) -> Option<HashState> {
+        let (known, state) = (*self.states.get(place)?)?;
+        (known == *identity).then_some(state)
     }
 
     /// Puts the compressed bytes of a block into `out`, from its start, and says how many they are; `None` if they are not there,
@@ -335,6 +373,7 @@ mod tests {
                 assert_eq!(again.blob, fresh.blob, "{compression:?} {changed:?}");
                 assert_eq!(again.packed.toc, fresh.packed.toc);
                 assert_eq!(again.packed.blocks, fresh.packed.blocks);
+                assert_eq!(again.packed.diff_id, fresh.packed.diff_id);
                 for at in [0, 7, 8] {
                     let name = format!("f{at:05}");
                     let linked = inode(&old, &name) == inode(&again, &name);
@@ -363,6 +402,40 @@ mod tests {
             let again = made(changes(&[9]), gzip, Some(earlier));
             assert_eq!(again.blob, fresh.blob);
         }
+    }
+
+    #[test]
+    fn what_a_tar_begins_with_is_not_hashed_again() {
+        let gzip = Compression::gzip(None).unwrap();
+        let fresh = made(changes(&[]), gzip, None);
+        let states = fresh.packed.blocks.blocks.iter().map(|b| &b.after);
+        let states: Vec<_> = states.cloned().collect();
+        assert!(states.len() >= 4 && states.iter().all(Option::is_some));
+        let first = states[0].clone().unwrap();
+        let torn = Kept {
+            crc32: first.crc32 ^ 1,
+            ..first.clone()
+        };
+        // One that is another block's shows in the result, if it was gone on from.
+        for (at, kept, used) in [
+            (0, states[1].clone(), false),
+            (states.len() - 1, Some(first), true),
+            (states.len() - 1, None, false),
+            (1, Some(torn), false),
+        ] {
+            let mut odd = made(changes(&[]), gzip, None);
+            odd.packed.blocks.blocks[at].after = kept;
+            let again = made(changes(&[]), gzip, Some(&odd));
+            assert_eq!(again.packed.diff_id != fresh.packed.diff_id, used, "{at}");
+            assert_eq!(again.blob, fresh.blob);
+        }
+        // The first block is another one: all is hashed.
+        let mut odd = made(changes(&[]), gzip, None);
+        let last = states.len() - 1;
+        odd.packed.blocks.blocks[last].after = states[0].clone();
+        let changed = made(changes(&[0]), gzip, Some(&odd));
+        let fresh = made(changes(&[0]), gzip, None);
+        assert_eq!(changed.packed.diff_id, fresh.packed.diff_id);
     }
 
     #[test]

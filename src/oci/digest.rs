@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 
 /// A registered digest algorithm.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -226,6 +227,66 @@ impl Hasher {
     }
 }
 
+/// Where a SHA-256 hash is after so many whole blocks of 64 bytes: what was before is not needed to go on from there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HashState {
+    /// Eight words of four bytes, the lowest first (FIPS 180-4, the intermediate hash value).
+    value: [u8; 32],
+    size_bytes: u64,
+}
+
+impl Hasher {
+    /// Where it is; `None` in the middle of a block of 64 bytes, or if it is no SHA-256.
+    pub fn state(&self) -> Option<HashState> {
+        let HasherKind::Sha256(hasher) = &self.0 else {
+            return None;
+        };
+        let bytes = hasher.serialize();
+        let (value, rest) = bytes.split_first_chunk()?;
+        let (blocks, rest) = rest.split_first_chunk()?;
+        // How many bytes of the next block there are, and those.
+        if rest.first() != Some(&0) {
+            return None;
+        }
+        let size_bytes = u64::from_le_bytes(*blocks).checked_mul(64)?;
+        Some(HashState {
+            value: *value,
+            size_bytes,
+        })
+    }
+
+    /// Goes on from where another was.
+    pub fn resume(state: &HashState) -> Hasher {
+        let mut bytes = SerializedState::<sha2::Sha256>::default();
+        bytes[..32].copy_from_slice(&state.value);
+        bytes[32..40].copy_from_slice(&(state.size_bytes / 64).to_le_bytes());
+        let hasher = sha2::Sha256::deserialize(&bytes);
+        Hasher(HasherKind::Sha256(
+            hasher.expect("with nothing of a next block every state is one"),
+        ))
+    }
+}
+
+impl HashState {
+    /// As it is kept: the value, and the number of bytes, lowest first.
+    pub fn to_bytes(&self) -> [u8; 40] {
+        let mut bytes = [0; 40];
+        bytes[..32].copy_from_slice(&self.value);
+        bytes[32..].copy_from_slice(&self.size_bytes.to_le_bytes());
+        bytes
+    }
+
+    /// What was kept; `None` if that cannot be.
+    pub fn from_bytes(bytes: &[u8]) -> Option<HashState> {
+        let (value, rest) = bytes.split_first_chunk()?;
+        let size_bytes = u64::from_le_bytes(rest.try_into().ok()?);
+        size_bytes.is_multiple_of(64).then_some(HashState {
+            value: *value,
+            size_bytes,
+        })
+    }
+}
+
 macro_rules! identity {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -303,6 +364,30 @@ mod tests {
         ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_hash_goes_on_from_where_it_was() {
+        let bytes: Vec<u8> = (0..1000_u32).map(|at| at.to_le_bytes()[0]).collect();
+        for at in 0..bytes.len() {
+            let mut hasher = Hasher::sha256();
+            hasher.update(&bytes[..at]);
+            let state = hasher.state();
+            assert_eq!(state.is_some(), at % 64 == 0, "{at}");
+            let Some(state) = state else { continue };
+            let kept = HashState::from_bytes(&state.to_bytes()).unwrap();
+            assert_eq!(kept, state);
+            let mut resumed = Hasher::resume(&kept);
+            assert_eq!(resumed.state(), Some(state));
+            resumed.update(&bytes[at..]);
+            assert_eq!(resumed.finish(), Digest::of(&bytes));
+        }
+        assert_eq!(Hasher::new(Algorithm::Sha512).state(), None);
+        assert_eq!(HashState::from_bytes(&[0; 39]), None);
+        assert_eq!(HashState::from_bytes(&[1; 40]), None);
+        // Stores keep states: those of another version of the crate have to be the same. These are the initial values.
+        let start = Hasher::sha256().state().unwrap().to_bytes();
+        assert_eq!(to_hex(&start[..8]), "67e6096a85ae67bb");
     }
 
     #[test]

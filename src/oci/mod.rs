@@ -19,7 +19,7 @@ mod platform;
 mod reference;
 
 pub use config::{Config, Empty, Healthcheck, History, ImageConfig, RootFs};
-pub use digest::{Algorithm, ChainId, DiffId, Digest, DigestError, Hasher};
+pub use digest::{Algorithm, ChainId, DiffId, Digest, DigestError, HashState, Hasher};
 pub use manifest::{
     Descriptor, Document, Index, Manifest, ManifestError, MediaType, to_pretty_json,
 };
