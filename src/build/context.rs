@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use crate::dockerfile::ignore::Ignore;
 use crate::layer::{EntryRef, KindRef, Stack, Toc};
+use crate::plan::graph::{Op, Origin};
 use crate::store::{FileHashes, Store, Work};
 
 use super::event::{EventKind, Events, StepId};
@@ -213,7 +214,8 @@ fn archive_tree(toc: &Arc<Toc>, folder: &Path) -> Result<Tree, BuildError> {
     Ok(Tree::of_layers(stack, vec![Arc::new(root.into())]))
 }
 
-/// The contexts of a build; each is read when a step first needs it.
+/// The contexts of a build; each is read when a step first needs it, and let go when the last one has what it needs: the table of a
+/// large one is not held while the layers are packed.
 pub(super) struct Contexts<'a> {
     store: &'a Store,
     events: &'a dyn Events,
@@ -225,8 +227,13 @@ struct Slot<'a> {
     context: &'a Context,
     step: StepId,
     name: String,
-    loading: Mutex<()>,
-    tree: OnceLock<Arc<Tree>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    tree: Option<Arc<Tree>>,
+    /// How often it is still an origin of a step.
+    uses: usize,
 }
 
 impl<'a> Contexts<'a> {
@@ -236,17 +243,21 @@ impl<'a> Contexts<'a> {
         events: &'a dyn Events,
         first_step: usize,
     ) -> Contexts<'a> {
-        let slot = |context, step, name: String| Slot {
+        let vertices = &request.graph.vertices;
+        let uses = |wanted: &Origin| {
+            let origins = vertices.iter().flat_map(|vertex| vertex.op.origins());
+            origins.filter(|origin| *origin == wanted).count()
+        };
+        let slot = |context, step, name: String, uses| Slot {
             context,
             step: StepId(step),
             name,
-            loading: Mutex::new(()),
-            tree: OnceLock::new(),
+            state: Mutex::new(State { tree: None, uses }),
         };
-        let main = request
-            .context
-            .as_ref()
-            .map(|c| slot(c, first_step, "[internal] load build context".to_owned()));
+        let main = request.context.as_ref().map(|c| {
+            let name = "[internal] load build context".to_owned();
+            slot(c, first_step, name, uses(&Origin::Context))
+        });
         let named = request
             .contexts
             .iter()
@@ -258,6 +269,7 @@ impl<'a> Contexts<'a> {
                         context,
                         first_step + 1 + i,
                         format!("[context {name}] load build context"),
+                        uses(&Origin::Named(name.clone())),
                     ),
                 )
             });
@@ -286,8 +298,8 @@ impl<'a> Contexts<'a> {
             },
             None => BuildError::NoFiles,
         })?;
-        let _alone = slot.loading.lock().expect("loading does not panic");
-        if let Some(tree) = slot.tree.get() {
+        let mut state = slot.state.lock().expect("loading does not panic");
+        if let Some(tree) = &state.tree {
             return Ok(tree.clone());
         }
         self.events.event(EventKind::Started {
@@ -306,7 +318,7 @@ impl<'a> Contexts<'a> {
                     step: slot.step,
                     cached: false,
                 });
-                Ok(slot.tree.get_or_init(|| Arc::new(tree)).clone())
+                Ok(state.tree.insert(Arc::new(tree)).clone())
             }
             Err(error) => {
                 self.events.event(EventKind::Failed {
@@ -345,11 +357,25 @@ impl<'a> Contexts<'a> {
         })
     }
 
-    /// Keeps for the next build what contents were hashed to.
-    pub(super) fn save(&self) -> Result<(), BuildError> {
-        for slot in self.main.iter().chain(self.named.values()) {
-            if let Some(folder) = slot.tree.get().and_then(|tree| tree.folder()) {
-                folder.save_hashes(self.store)?;
+    /// Says that a step has what it needs of its origins. With the last step that reads a context, what its contents were hashed
+    /// to is kept for the next build, and its table goes.
+    pub(super) fn leave(&self, op: &Op) -> Result<(), BuildError> {
+        for origin in op.origins() {
+            let slot = match origin {
+                Origin::Context => self.main.as_ref(),
+                Origin::Named(name) => self.named.get(name.as_str()),
+                Origin::Vertex(_) => None,
+            };
+            let Some(slot) = slot else { continue };
+            let mut state = slot.state.lock().expect("loading does not panic");
+            state.uses = state.uses.saturating_sub(1);
+            let tree = match state.uses {
+                0 => state.tree.take(),
+                _ => None,
+            };
+            drop(state);
+            if let Some(tree) = tree {
+                tree.save_hashes(self.store)?;
             }
         }
         Ok(())

@@ -241,7 +241,6 @@ impl<'a> Engine<'a> {
             self.keep_failures(&mut error);
             return Err(error);
         }
-        self.contexts.save()?;
         Ok(board.outcomes)
     }
 
@@ -409,6 +408,7 @@ impl<'a> Engine<'a> {
         let mut lock = None;
         if !vertex.no_cache {
             if let Some(hit) = self.hit(id, &key, &below, linked, &step)? {
+                self.contexts.leave(&vertex.op)?;
                 return Ok((
                     Outcome {
                         layers: push(&below, hit),
@@ -421,6 +421,7 @@ impl<'a> Engine<'a> {
             lock = Some(self.store.cache_lock(&key, self.cancel)?);
             // Whoever held the lock may have done the work.
             if let Some(hit) = self.hit(id, &key, &below, linked, &step)? {
+                self.contexts.leave(&vertex.op)?;
                 return Ok((
                     Outcome {
                         layers: push(&below, hit),
@@ -460,6 +461,7 @@ impl<'a> Engine<'a> {
                 Made::Changes(self.workdir(id, workdir, &below, &mut remarks)?)
             }
         };
+        self.contexts.leave(&vertex.op)?;
         let record = PendingRecord {
             key,
             labels,

@@ -8,13 +8,14 @@ use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags};
 
 use crate::dockerfile::ignore::{Ignore, State};
-use crate::layer::{Entry, FileStamp, Kind, Meta, Source, Toc, TocBuilder};
+use crate::layer::{Entry, FileStamp, Kind, KindRef, Meta, Source, Toc, TocBuilder};
 use crate::oci::{Digest, Hasher};
 use crate::store::{FileHashes, Store, StoreError};
 
@@ -32,44 +33,26 @@ pub(super) struct Folder {
     path: PathBuf,
     root: Arc<OwnedFd>,
     files: Vec<Option<Seen>>,
+    /// The devices that files are on.
+    devices: Vec<u64>,
     /// Files with several names.
     links: HashMap<usize, (u64, u64)>,
     /// Whose hashes are kept from build to build, by this name.
     known_as: Option<String>,
+    /// Whether this build hashed something that is to be kept.
+    news: AtomicBool,
 }
 
-/// A regular file.
+/// A regular file, in 64 bytes: its stamp without the size, which the table has, and its content.
 struct Seen {
-    /// `None` for times that do not fit: such a file is hashed in each build.
-    stamp: Option<FileStamp>,
-    content: OnceLock<Content>,
-}
-
-impl Seen {
-    // The stamp, if it vouches for the content being what it was hashed to. For a small file that is not asked.
-    fn voucher(&self) -> Option<FileStamp> {
-        let sound = |content: &Content| content.origin != Origin::Racy;
-        let stamp = self.stamp.filter(|stamp| stamp.size >= VOUCHED_BYTES);
-        stamp.filter(|_| self.content.get().is_some_and(sound))
-    }
-}
-
-/// What a file's content hashes to.
-#[derive(Clone, Copy)]
-struct Content {
-    sha256: [u8; 32],
-    origin: Origin,
-}
-
-/// Where a hash is from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// An earlier build: the stamp vouches for it.
-    Known,
-    /// This build, and the stamp will vouch for it.
-    New,
-    /// This build, of a file that had just changed.
-    Racy,
+    /// The place of its device. `None` for a file that its stamp does not vouch for, and that is hashed in each build: it had just
+    /// changed, its times do not fit, or it is on one device too many.
+    device: Option<u8>,
+    inode: u64,
+    mtime_ns: i64,
+    ctime_ns: i64,
+    /// The SHA-256 of its content.
+    content: OnceLock<[u8; 32]>,
 }
 
 impl Folder {
@@ -86,10 +69,15 @@ impl Folder {
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let mut walk = Walk {
             ignore,
+            now_ns: i128::try_from(now.as_nanos()).unwrap_or(i128::MAX),
             table: TocBuilder::default(),
             files: Vec::new(),
+            devices: Vec::new(),
             links: HashMap::new(),
         };
         let top = stat(&root, c"").map_err(failed)?;
@@ -109,29 +97,88 @@ impl Folder {
         let Walk {
             table,
             files,
+            devices,
             links,
             ..
         } = walk;
-        if let Some(hashes) = &hashes {
-            recall(hashes, &files);
-        }
-        let folder = Folder {
+        let mut folder = Folder {
             path: path.to_owned(),
             root: Arc::new(root),
             files,
+            devices,
             links,
-            known_as: hashes.map(FileHashes::into_context),
+            known_as: None,
+            news: AtomicBool::new(false),
         };
-        Ok((folder, table.into_toc()))
+        let toc = table.into_toc();
+        if let Some(hashes) = hashes {
+            let stamps = folder.by_inode();
+            hashes.recall(folder.stamped(&toc, &stamps), |seen, sha256| {
+                // Nobody else has it yet.
+                let _first = seen.content.set(sha256);
+            })?;
+            folder.known_as = Some(hashes.into_context());
+        }
+        Ok((folder, toc))
     }
 
-    /// Where the bytes of a file are, and what vouches for them if they were hashed.
-    pub(super) fn source(&self, at: Option<usize>, path: &[u8]) -> Source {
+    // The places of the files that their stamps vouch for, as these ascend.
+    fn by_inode(&self) -> Vec<u32> {
+        let vouched = |(at, seen): (usize, &Option<Seen>)| {
+            let device = seen.as_ref()?.device;
+            // No folder that fits into memory has four billion files.
+            device.and(u32::try_from(at).ok())
+        };
+        let mut places: Vec<u32> = self.files.iter().enumerate().filter_map(vouched).collect();
+        places.sort_unstable_by_key(|at| {
+            let seen = self.files[*at as usize].as_ref();
+            seen.map(|seen| {
+                (
+                    seen.device.map(|d| self.devices[usize::from(d)]),
+                    seen.inode,
+                )
+            })
+        });
+        places
+    }
+
+    // The files at these places with their stamps.
+    fn stamped<'f>(
+        &'f self,
+        toc: &'f Toc,
+        places: &'f [u32],
+    ) -> impl Iterator<Item = (FileStamp, &'f Seen)> + Clone {
+        places.iter().filter_map(|at| {
+            let at = *at as usize;
+            let seen = self.files.get(at)?.as_ref()?;
+            let KindRef::File { size_bytes, .. } = toc.at(at).kind else {
+                return None;
+            };
+            Some((self.stamp_of(seen, size_bytes)?, seen))
+        })
+    }
+
+    // The stamp of a file of so many bytes, if it vouches for the content.
+    fn stamp_of(&self, seen: &Seen, size_bytes: u64) -> Option<FileStamp> {
+        Some(FileStamp {
+            device: self.devices[usize::from(seen.device?)],
+            inode: seen.inode,
+            size: size_bytes,
+            mtime_ns: seen.mtime_ns,
+            ctime_ns: seen.ctime_ns,
+        })
+    }
+
+    /// Where the bytes of a file are, of which there were `size_bytes`, and what vouches for them if they were hashed.
+    pub(super) fn source(&self, at: Option<usize>, path: &[u8], size_bytes: u64) -> Source {
         let seen = at.and_then(|at| self.files.get(at)?.as_ref());
+        let hashed = seen.filter(|seen| seen.content.get().is_some());
+        // For a small file that is not asked.
+        let asked = hashed.filter(|_| size_bytes >= VOUCHED_BYTES);
         Source::File {
             root: Arc::clone(&self.root),
             path: path.to_vec(),
-            stamp: seen.and_then(Seen::voucher),
+            stamp: asked.and_then(|seen| self.stamp_of(seen, size_bytes)),
         }
     }
 
@@ -144,12 +191,8 @@ impl Folder {
     pub(super) fn digest(&self, at: usize, path: &[u8]) -> Result<Digest, BuildError> {
         let seen = self.files.get(at).and_then(Option::as_ref);
         if let Some(content) = seen.and_then(|seen| seen.content.get()) {
-            return Ok(Digest::from_sha256(content.sha256));
+            return Ok(Digest::from_sha256(*content));
         }
-        let before = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let before_ns = i128::try_from(before.as_nanos()).unwrap_or(i128::MAX);
         let failed = |source: std::io::Error| BuildError::Context {
             path: self.path.join(lossy(path)),
             source,
@@ -161,37 +204,25 @@ impl Folder {
         let (Some(seen), Ok(sha256)) = (seen, digest.bytes().try_into()) else {
             return Ok(digest);
         };
-        let racy = (seen.stamp).is_none_or(|stamp| stamp.is_racy(before_ns));
-        let origin = if racy { Origin::Racy } else { Origin::New };
+        if seen.device.is_some() {
+            self.news.store(true, Ordering::Relaxed);
+        }
         // Whoever was first: the steps of a build see one content.
-        let content = seen.content.get_or_init(|| Content { sha256, origin });
-        Ok(Digest::from_sha256(content.sha256))
+        Ok(Digest::from_sha256(*seen.content.get_or_init(|| sha256)))
     }
 
-    /// Keeps what was hashed for the next build.
-    pub(super) fn save_hashes(&self, store: &Store) -> Result<(), StoreError> {
+    /// Keeps what was hashed for the next build; `toc` is the table of the folder.
+    pub(super) fn save_hashes(&self, toc: &Toc, store: &Store) -> Result<(), StoreError> {
         let Some(context) = &self.known_as else {
             return Ok(());
         };
-        let seen = self.files.iter().flatten();
-        let contents = seen.filter_map(|seen| Some((seen.stamp?, seen.content.get()?)));
-        if !contents.clone().any(|(_, c)| c.origin == Origin::New) {
+        if !self.news.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
-        let sound = contents.filter(|(_, content)| content.origin != Origin::Racy);
-        let known = sound.map(|(stamp, content)| (stamp, content.sha256));
+        let places = self.by_inode();
+        let known = self.stamped(toc, &places);
+        let known = known.filter_map(|(stamp, seen)| Some((stamp, *seen.content.get()?)));
         FileHashes::load(store, context)?.save(store, known)
-    }
-}
-
-// What is known from earlier builds.
-fn recall(hashes: &FileHashes, files: &[Option<Seen>]) {
-    for seen in files.iter().flatten() {
-        if let Some(sha256) = seen.stamp.as_ref().and_then(|stamp| hashes.get(stamp)) {
-            let origin = Origin::Known;
-            // Nobody else has it yet.
-            let _first = seen.content.set(Content { sha256, origin });
-        }
     }
 }
 
@@ -212,8 +243,11 @@ fn hash_file(file: &mut std::fs::File) -> std::io::Result<Digest> {
 
 struct Walk<'a> {
     ignore: Option<&'a Ignore>,
+    /// When it began, nanoseconds since 1970: what is hashed, is hashed later.
+    now_ns: i128,
     table: TocBuilder,
     files: Vec<Option<Seen>>,
+    devices: Vec<u64>,
     links: HashMap<usize, (u64, u64)>,
 }
 
@@ -223,6 +257,27 @@ impl Walk<'_> {
     fn put(&mut self, entry: Entry) {
         self.table.push(&entry);
         self.files.resize_with(self.table.len(), || None);
+    }
+
+    fn seen(&mut self, stat: &Statx) -> Seen {
+        let stamp = stamp(stat).filter(|stamp| !stamp.is_racy(self.now_ns));
+        Seen {
+            device: stamp.and_then(|stamp| self.device(stamp.device)),
+            inode: stat.stx_ino,
+            mtime_ns: stamp.map_or(0, |stamp| stamp.mtime_ns),
+            ctime_ns: stamp.map_or(0, |stamp| stamp.ctime_ns),
+            content: OnceLock::new(),
+        }
+    }
+
+    // The place of a device; most folders have one.
+    fn device(&mut self, device: u64) -> Option<u8> {
+        let known = self.devices.iter().position(|known| *known == device);
+        let place = known.unwrap_or_else(|| {
+            self.devices.push(device);
+            self.devices.len() - 1
+        });
+        u8::try_from(place).ok()
     }
 
     // `rules`: which of them matched the directory or one above it.
@@ -293,10 +348,8 @@ impl Walk<'_> {
             }
             _ if excluded => return Ok(()),
             FileType::RegularFile => {
-                self.files.push(Some(Seen {
-                    stamp: stamp(&stat),
-                    content: OnceLock::new(),
-                }));
+                let seen = self.seen(&stat);
+                self.files.push(Some(seen));
                 if stat.stx_nlink > 1 {
                     let inode = (device(&stat), stat.stx_ino);
                     self.links.insert(self.table.len(), inode);
@@ -350,7 +403,7 @@ fn device(stat: &Statx) -> u64 {
     rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)
 }
 
-// None for times that do not fit: such a file is hashed anew in each build.
+// None for times that do not fit.
 fn stamp(stat: &Statx) -> Option<FileStamp> {
     let nanoseconds = |t: rustix::fs::StatxTimestamp| {
         t.tv_sec
@@ -397,33 +450,43 @@ mod tests {
 
     #[test]
     fn what_vouches_for_a_content() {
-        let stamp = FileStamp {
-            device: 1,
-            inode: 2,
-            size: VOUCHED_BYTES,
-            mtime_ns: 3,
-            ctime_ns: 4,
-        };
-        let small = FileStamp {
-            size: VOUCHED_BYTES - 1,
-            ..stamp
-        };
-        for (stamp, origin, vouches) in [
-            (Some(stamp), Some(Origin::New), true),
-            (Some(stamp), Some(Origin::Known), true),
-            (Some(stamp), Some(Origin::Racy), false),
-            (Some(stamp), None, false),
-            (Some(small), Some(Origin::New), false),
-            (None, Some(Origin::New), false),
+        let dir = tempfile::tempdir().unwrap();
+        let (large, small) = (VOUCHED_BYTES, VOUCHED_BYTES - 1);
+        for (device, hashed, size_bytes, vouches) in [
+            (Some(0), true, large, true),
+            (Some(0), false, large, false),
+            (Some(0), true, small, false),
+            (None, true, large, false),
         ] {
-            let content = OnceLock::new();
-            if let Some(origin) = origin {
-                let sha256 = [7; 32];
-                content.get_or_init(|| Content { sha256, origin });
+            let (mut folder, _) = Folder::walk(dir.path(), None, None).unwrap();
+            let seen = Seen {
+                device,
+                inode: 2,
+                mtime_ns: 3,
+                ctime_ns: 4,
+                content: OnceLock::new(),
+            };
+            if hashed {
+                seen.content.get_or_init(|| [7; 32]);
             }
-            let voucher = Seen { stamp, content }.voucher();
-            assert_eq!(voucher, stamp.filter(|_| vouches));
+            (folder.devices, folder.files) = (vec![1], vec![Some(seen)]);
+            let stamp = FileStamp {
+                device: 1,
+                inode: 2,
+                size: size_bytes,
+                mtime_ns: 3,
+                ctime_ns: 4,
+            };
+            let Source::File { stamp: found, .. } = folder.source(Some(0), b"a", size_bytes) else {
+                panic!()
+            };
+            assert_eq!(found, vouches.then_some(stamp));
         }
+    }
+
+    #[test]
+    fn a_file_takes_64_bytes() {
+        assert_eq!(size_of::<Option<Seen>>(), 64);
     }
 
     #[test]

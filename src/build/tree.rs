@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::layer::{Entry, EntryRef, Found, Kind, KindRef, Source, Spot, Stack, Toc};
 use crate::oci::Digest;
+use crate::store::{Store, StoreError};
 
 use super::BuildError;
 use super::copy::CopyError;
@@ -69,6 +70,14 @@ impl Tree {
         match &self.files {
             Files::Folder(folder) => Some(folder),
             Files::Layers(_) => None,
+        }
+    }
+
+    /// Keeps what a folder's contents were hashed to for the next build.
+    pub(super) fn save_hashes(&self, store: &Store) -> Result<(), StoreError> {
+        match (&self.files, self.stack.layers()) {
+            (Files::Folder(folder), [toc]) => folder.save_hashes(toc, store),
+            _ => Ok(()),
         }
     }
 
@@ -186,7 +195,11 @@ impl Tree {
         match &self.files {
             Files::Folder(folder) => {
                 let place = self.spot(path).map(|spot| spot.at());
-                folder.source(place, path)
+                let size_bytes = match found.entry.kind {
+                    Kind::File { size_bytes, .. } => size_bytes,
+                    _ => 0,
+                };
+                folder.source(place, path, size_bytes)
             }
             Files::Layers(roots) => source_in(roots, found.layer, path),
         }
@@ -194,9 +207,13 @@ impl Tree {
 
     /// The same for the file at a spot.
     pub(super) fn source_at(&self, spot: Spot) -> Source {
-        let path = self.at(spot).path;
+        let EntryRef { path, kind, .. } = self.at(spot);
+        let size_bytes = match kind {
+            KindRef::File { size_bytes, .. } => size_bytes,
+            _ => 0,
+        };
         match &self.files {
-            Files::Folder(folder) => folder.source(Some(spot.at()), path),
+            Files::Folder(folder) => folder.source(Some(spot.at()), path, size_bytes),
             Files::Layers(roots) => source_in(roots, spot.layer(), path),
         }
     }

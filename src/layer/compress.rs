@@ -161,9 +161,10 @@ impl Encoder {
             Encoder::Gzip(compressor) => compressor.gzip_compress_bound(block.len()),
             Encoder::Zstd(_) => zstd::zstd_safe::compress_bound(block.len()),
         };
-        // A buffer that was used before is long enough and not cleared again.
+        // A buffer that was used before is long enough and not cleared again. A new one is all zero pages, and what is not
+        // written to takes no memory.
         if out.len() < bound {
-            out.resize(bound, 0);
+            *out = vec![0; bound];
         }
         match self {
             Encoder::Gzip(compressor) => {

@@ -320,29 +320,30 @@ impl Graph {
     pub fn inputs(&self, id: VertexId) -> Vec<VertexId> {
         let vertex = self.vertex(id);
         let mut inputs: Vec<VertexId> = vertex.base.into_iter().collect();
-        let mut add = |origin: &Origin| {
+        for origin in vertex.op.origins() {
             if let Origin::Vertex(Some(from)) = origin
                 && !inputs.contains(from)
             {
                 inputs.push(*from);
             }
-        };
-        match &vertex.op {
-            Op::Image(_) | Op::Workdir(_) => {}
-            Op::Copy(copy) => add(&copy.origin),
-            Op::Run(run) => {
-                for mount in &run.mounts {
-                    match mount {
-                        RunMount::Bind { origin, .. } => add(origin),
-                        RunMount::Cache {
-                            from: Some((origin, _)),
-                            ..
-                        } => add(origin),
-                        _ => {}
-                    }
-                }
-            }
         }
         inputs
+    }
+}
+
+impl Op {
+    /// Where it reads files.
+    pub fn origins(&self) -> Vec<&Origin> {
+        match self {
+            Op::Image(_) | Op::Workdir(_) => Vec::new(),
+            Op::Copy(copy) => vec![&copy.origin],
+            Op::Run(run) => (run.mounts.iter())
+                .filter_map(|mount| match mount {
+                    RunMount::Bind { origin, .. } => Some(origin),
+                    RunMount::Cache { from, .. } => from.as_ref().map(|(origin, _)| origin),
+                    _ => None,
+                })
+                .collect(),
+        }
     }
 }

@@ -199,10 +199,21 @@ impl Store {
         path: &std::path::Path,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
+        self.replace_unflushed_by(path, |file, temporary| {
+            let written = file.write_all(bytes);
+            written.map_err(StoreError::file("write", temporary))
+        })
+    }
+
+    /// The same by what `write` puts into a file, whose path it is told too.
+    pub(super) fn replace_unflushed_by(
+        &self,
+        path: &std::path::Path,
+        write: impl FnOnce(&mut std::fs::File, &std::path::Path) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let work = self.scratch()?;
         let (mut file, temporary) = work.file("file")?;
-        let written = file.write_all(bytes);
-        written.map_err(StoreError::file("write", &temporary))?;
+        write(&mut file, &temporary)?;
         std::fs::rename(&temporary, path).map_err(StoreError::file("write", path))
     }
 }

@@ -1,5 +1,7 @@
 //! What the contents of files hash to, vouched for by their stat: a context's files are read once, not in every build.
 
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::PathBuf;
 
 use super::{Store, StoreError};
@@ -12,20 +14,26 @@ const MAGIC: &[u8; 8] = b"strhash\x01";
 /// Bytes of an entry: device, inode, size, mtime, ctime (8 each), SHA-256.
 const ENTRY: usize = 5 * 8 + 32;
 
+type Entry = [u8; ENTRY];
+
 /// Bytes after the entries: a checksum of all before.
 const TAIL: usize = 8;
 
-/// The most entries a file holds: 36 MB on disk, read in a few milliseconds. Beyond it, files that the last build did not
+/// The most entries a file holds: 36 MB on disk, read in some ten milliseconds. Beyond it, files that the last build did not
 /// look at are forgotten.
 const MAX_ENTRIES: usize = 500_000;
 
-/// The known hashes of one context, as they were when it was loaded.
+/// What of a file is read or written at once: fewer calls, still in the cache of a core.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// The known hashes of one context, as they were when it was looked for. They stay in their file: one goes through them beside
+/// the files of the context, in the order of both.
 #[derive(Debug)]
 pub struct FileHashes {
     context: String,
     path: PathBuf,
-    /// Entries as in the file, sorted by device and inode.
-    old: Vec<u8>,
+    /// None if there is none, or it is not whole.
+    file: Option<File>,
 }
 
 // A stamp as an entry holds it.
@@ -45,35 +53,82 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Against torn files, not against attackers: who can write here can write the store.
-fn checksum(bytes: &[u8]) -> u64 {
-    let mut sum = 0x9e37_79b9_7f4a_7c15u64;
-    let mut mix = |w: u64| {
-        let wide = u128::from(sum ^ w) * 0xd6e8_feb8_6659_fd93_u128;
-        let bytes = wide.to_le_bytes();
-        sum = word(&bytes, 0) ^ word(&bytes, 8).rotate_left(29) ^ w;
-    };
-    let chunks = bytes.chunks_exact(8);
-    let rest = chunks.remainder();
-    chunks.for_each(|c| mix(word(c, 0)));
-    rest.iter().for_each(|b| mix(u64::from(*b)));
-    mix(bytes.len() as u64);
-    sum
+struct Checksum {
+    sum: u64,
+    size_bytes: u64,
 }
 
-/// The entries of a file; none if it is not whole.
-fn parse(mut bytes: Vec<u8>) -> Vec<u8> {
-    let overhead = MAGIC.len() + TAIL;
-    let fits = bytes.len() >= overhead && (bytes.len() - overhead).is_multiple_of(ENTRY);
-    if !fits || !bytes.starts_with(MAGIC) {
-        return Vec::new();
+impl Checksum {
+    fn new() -> Checksum {
+        let sum = 0x9e37_79b9_7f4a_7c15;
+        Checksum { sum, size_bytes: 0 }
     }
-    let end = bytes.len() - TAIL;
-    if checksum(&bytes[..end]) != word(&bytes, end) {
-        return Vec::new();
+
+    fn mix(&mut self, w: u64) {
+        let wide = u128::from(self.sum ^ w) * 0xd6e8_feb8_6659_fd93_u128;
+        let bytes = wide.to_le_bytes();
+        self.sum = word(&bytes, 0) ^ word(&bytes, 8).rotate_left(29) ^ w;
     }
-    bytes.truncate(end);
-    bytes.drain(..MAGIC.len());
-    bytes
+
+    /// Adds whole words.
+    fn add(&mut self, bytes: &[u8]) {
+        debug_assert!(bytes.len().is_multiple_of(8));
+        bytes.chunks_exact(8).for_each(|c| self.mix(word(c, 0)));
+        self.size_bytes += bytes.len() as u64;
+    }
+
+    fn finish(mut self) -> u64 {
+        self.mix(self.size_bytes);
+        self.sum
+    }
+}
+
+/// The entries of a file, one after another.
+struct Entries<'a> {
+    input: BufReader<&'a File>,
+    left: u64,
+}
+
+impl Entries<'_> {
+    /// From the start of a file on; `None` if it cannot be one.
+    fn of(mut file: &File) -> io::Result<Option<Entries<'_>>> {
+        let size_bytes = file.metadata()?.len();
+        file.rewind()?;
+        let mut input = BufReader::with_capacity(BUFFER_BYTES, file);
+        let Some(entries_bytes) = size_bytes.checked_sub((MAGIC.len() + TAIL) as u64) else {
+            return Ok(None);
+        };
+        let mut magic = [0; MAGIC.len()];
+        input.read_exact(&mut magic)?;
+        let fits = entries_bytes.is_multiple_of(ENTRY as u64) && magic == *MAGIC;
+        let left = entries_bytes / ENTRY as u64;
+        Ok(fits.then_some(Entries { input, left }))
+    }
+
+    fn next(&mut self) -> io::Result<Option<Entry>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        let mut entry = [0; ENTRY];
+        self.input.read_exact(&mut entry)?;
+        Ok(Some(entry))
+    }
+}
+
+/// Whether a file was written to its end, and is as it was written.
+fn is_whole(file: &File) -> io::Result<bool> {
+    let Some(mut entries) = Entries::of(file)? else {
+        return Ok(false);
+    };
+    let mut sum = Checksum::new();
+    sum.add(MAGIC);
+    while let Some(entry) = entries.next()? {
+        sum.add(&entry);
+    }
+    let mut tail = [0; TAIL];
+    entries.input.read_exact(&mut tail)?;
+    Ok(sum.finish() == word(&tail, 0))
 }
 
 impl FileHashes {
@@ -81,15 +136,18 @@ impl FileHashes {
     pub fn load(store: &Store, context: &str) -> Result<FileHashes, StoreError> {
         let name = Digest::of(context.as_bytes()).hex();
         let path = store.root().join("cache/files").join(name);
-        let old = match std::fs::read(&path) {
-            Ok(bytes) => parse(bytes),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        let file = match File::open(&path) {
+            Ok(file) => {
+                let whole = is_whole(&file).map_err(StoreError::file("read", &path))?;
+                whole.then_some(file)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(StoreError::file("read", &path)(e)),
         };
         Ok(FileHashes {
             context: context.to_owned(),
             path,
-            old,
+            file,
         })
     }
 
@@ -98,38 +156,46 @@ impl FileHashes {
         self.context
     }
 
-    fn entry(&self, at: usize) -> &[u8] {
-        &self.old[at * ENTRY..(at + 1) * ENTRY]
+    fn entries(&self) -> io::Result<Option<Entries<'_>>> {
+        let entries = self.file.as_ref().map(Entries::of);
+        Ok(entries.transpose()?.flatten())
     }
 
-    /// The SHA-256 of an unchanged file's content.
-    pub fn get(&self, stamp: &FileStamp) -> Option<[u8; 32]> {
-        let wanted = (stamp.device, stamp.inode);
-        let (mut low, mut high) = (0, self.old.len() / ENTRY);
-        while low < high {
-            let middle = low.midpoint(high);
-            let entry = self.entry(middle);
-            match inode(entry).cmp(&wanted) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => {
-                    let words = words(stamp);
-                    let same = (0..5).all(|i| word(entry, i * 8) == words[i]);
-                    let sum = entry[40..].try_into();
-                    return same.then(|| sum.expect("an entry ends in 32 bytes"));
-                }
+    /// Gives `found` the SHA-256 of each unchanged file's content, with what comes beside its stamp. The stamps ascend by device
+    /// and inode.
+    pub fn recall<T>(
+        &self,
+        stamps: impl IntoIterator<Item = (FileStamp, T)>,
+        mut found: impl FnMut(T, [u8; 32]),
+    ) -> Result<(), StoreError> {
+        let failed = |e| StoreError::file("read", &self.path)(e);
+        let Some(mut known) = self.entries().map_err(failed)? else {
+            return Ok(());
+        };
+        let mut next = known.next().map_err(failed)?;
+        for (stamp, what) in stamps {
+            while next.is_some_and(|entry| inode(&entry) < place(&stamp)) {
+                next = known.next().map_err(failed)?;
+            }
+            let Some(entry) = &next else {
+                return Ok(());
+            };
+            let words = words(&stamp);
+            if (0..5).all(|i| word(entry, i * 8) == words[i]) {
+                let sum = entry[40..].try_into();
+                found(what, sum.expect("an entry ends in 32 bytes"));
             }
         }
-        None
+        Ok(())
     }
 
-    /// Writes what is known now, beside what was known of other files. The stamps were taken before the files were read and were
-    /// the same after, and none of them [is racy](FileStamp::is_racy). A power loss may lose the file, and cannot tear it
+    /// Writes what is known now, beside what was known of other files. The stamps ascend by device and inode, were taken before
+    /// the files were read, and none of them [is racy](FileStamp::is_racy). A power loss may lose the file, and cannot tear it
     /// unnoticed. Of two builds at a time the last one's count.
     pub fn save(
         self,
         store: &Store,
-        known: impl IntoIterator<Item = (FileStamp, [u8; 32])>,
+        known: impl Iterator<Item = (FileStamp, [u8; 32])> + Clone,
     ) -> Result<(), StoreError> {
         self.save_bounded(store, known, MAX_ENTRIES)
     }
@@ -137,52 +203,73 @@ impl FileHashes {
     fn save_bounded(
         self,
         store: &Store,
-        known: impl IntoIterator<Item = (FileStamp, [u8; 32])>,
+        known: impl Iterator<Item = (FileStamp, [u8; 32])> + Clone,
         limit: usize,
     ) -> Result<(), StoreError> {
-        let mut entries: Vec<[u8; ENTRY]> = Vec::new();
-        for (stamp, sum) in known.into_iter().take(limit) {
+        store.replace_unflushed_by(&self.path, |file, temporary| {
+            let written = self.write(file, once_each(known).take(limit), limit);
+            written.map_err(StoreError::file("write", temporary))
+        })
+    }
+
+    // Both are in order: one goes through them side by side. Of what was known before, so much stays as there is room for.
+    fn write(
+        &self,
+        file: &mut File,
+        new: impl Iterator<Item = (FileStamp, [u8; 32])> + Clone,
+        limit: usize,
+    ) -> io::Result<()> {
+        let mut room = limit - new.clone().count();
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
+        let mut sum = Checksum::new();
+        let mut put = |bytes: &[u8]| {
+            sum.add(bytes);
+            out.write_all(bytes)
+        };
+        put(MAGIC)?;
+        let mut old = self.entries()?;
+        let mut read = || old.as_mut().map_or(Ok(None), Entries::next);
+        let mut next = read()?;
+        for (stamp, sum) in new {
+            while let Some(entry) = next.filter(|entry| inode(entry) <= place(&stamp)) {
+                if room > 0 && inode(&entry) < place(&stamp) {
+                    room -= 1;
+                    put(&entry)?;
+                }
+                next = read()?;
+            }
             let mut entry = [0; ENTRY];
             for (i, word) in words(&stamp).into_iter().enumerate() {
                 entry[i * 8..i * 8 + 8].copy_from_slice(&word.to_le_bytes());
             }
             entry[40..].copy_from_slice(&sum);
-            entries.push(entry);
+            put(&entry)?;
         }
-        entries.sort_unstable_by_key(|entry| inode(entry));
-        // Names of one file say the same of it.
-        entries.dedup_by_key(|entry| inode(entry));
-        // Both are sorted: one goes through them side by side. Of what was known before, so much stays as there is room for.
-        let mut room = limit - entries.len();
-        let mut old = self.old.chunks_exact(ENTRY).peekable();
-        let mut new = entries.iter().peekable();
-        let mut bytes = MAGIC.to_vec();
-        bytes.reserve_exact((entries.len() + self.old.len() / ENTRY) * ENTRY + TAIL);
-        loop {
-            let first = match (old.peek(), new.peek()) {
-                (None, None) => break,
-                (Some(old), Some(new)) => inode(old).cmp(&inode(*new)),
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-            };
-            if first.is_le() {
-                let entry = old.next().unwrap_or_default();
-                if first.is_lt() && room > 0 {
-                    room -= 1;
-                    bytes.extend_from_slice(entry);
-                }
-            } else if let Some(entry) = new.next() {
-                bytes.extend_from_slice(entry);
-            }
+        while let Some(entry) = next.filter(|_| room > 0) {
+            room -= 1;
+            put(&entry)?;
+            next = read()?;
         }
-        let sum = checksum(&bytes);
-        bytes.extend_from_slice(&sum.to_le_bytes());
-        store.replace_unflushed(&self.path, &bytes)
+        out.write_all(&sum.finish().to_le_bytes())?;
+        out.flush()
     }
 }
 
+// Of names of one file, which say the same of it, the first.
+fn once_each(
+    known: impl Iterator<Item = (FileStamp, [u8; 32])> + Clone,
+) -> impl Iterator<Item = (FileStamp, [u8; 32])> + Clone {
+    let mut last = None;
+    known.filter(move |(stamp, _)| last.replace(place(stamp)) != Some(place(stamp)))
+}
+
+// Device and inode of a stamp.
+fn place(stamp: &FileStamp) -> (u64, u64) {
+    (stamp.device, stamp.inode)
+}
+
 /// Device and inode of an entry.
-fn inode(entry: &[u8]) -> (u64, u64) {
+fn inode(entry: &Entry) -> (u64, u64) {
     (word(entry, 0), word(entry, 8))
 }
 
@@ -208,18 +295,31 @@ mod tests {
         digest.bytes().try_into().unwrap()
     }
 
+    fn get(hashes: &FileHashes, stamp: &FileStamp) -> Option<[u8; 32]> {
+        let mut found = None;
+        let recalled = hashes.recall([(*stamp, ())], |(), sum| found = Some(sum));
+        recalled.unwrap();
+        found
+    }
+
     #[test]
     fn known_files_are_found_and_changed_ones_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
         let load = || FileHashes::load(&store, "/context").unwrap();
-        assert_eq!(load().get(&stamp(17)), None);
-        let all = (0..5000).rev().map(|i| (stamp(i), digest(i)));
+        assert_eq!(get(&load(), &stamp(17)), None);
+        let all = (0..5000).map(|i| (stamp(i), digest(i)));
         load().save(&store, all).unwrap();
         let hashes = load();
-        for i in 0..5000 {
-            assert_eq!(hashes.get(&stamp(i)), Some(digest(i)));
-        }
+        let (mut found, mut next) = (0, 0);
+        // Names of one file ask for it one after another.
+        let wanted = (0..6000).flat_map(|i| [(stamp(i), i), (stamp(i), i)]);
+        let recalled = hashes.recall(wanted, |i, sum| {
+            assert_eq!((i, sum), (next / 2, digest(i)));
+            (found, next) = (found + 1, next + 1);
+        });
+        recalled.unwrap();
+        assert_eq!(found, 10_000);
         let base = stamp(17);
         for changed in [
             FileStamp { device: 8, ..base },
@@ -237,16 +337,17 @@ mod tests {
                 ..base
             },
         ] {
-            assert_eq!(hashes.get(&changed), None, "{changed:?}");
+            assert_eq!(get(&hashes, &changed), None, "{changed:?}");
         }
         let known = [4_999, 6_000].map(|i| (stamp(i), digest(i)));
         let changed = (FileStamp { size: 1, ..base }, digest(1));
-        let known = known.into_iter().chain([changed, changed]);
+        let known = [changed, changed].into_iter().chain(known);
         hashes.save_bounded(&store, known, 100).unwrap();
         let hashes = load();
-        assert_eq!(hashes.old.len(), 100 * ENTRY);
-        assert_eq!(hashes.get(&FileStamp { size: 1, ..base }), Some(digest(1)));
-        assert_eq!(hashes.get(&base), None);
+        assert_eq!(hashes.entries().unwrap().unwrap().left, 100);
+        let now = FileStamp { size: 1, ..base };
+        assert_eq!(get(&hashes, &now), Some(digest(1)));
+        assert_eq!(get(&hashes, &base), None);
         for (i, there) in [
             (0, true),
             (96, true),
@@ -255,10 +356,10 @@ mod tests {
             (4_999, true),
             (6_000, true),
         ] {
-            assert_eq!(hashes.get(&stamp(i)).is_some(), there, "{i}");
+            assert_eq!(get(&hashes, &stamp(i)).is_some(), there, "{i}");
         }
         let other = FileHashes::load(&store, "/other").unwrap();
-        assert_eq!(other.get(&stamp(17)), None);
+        assert_eq!(get(&other, &stamp(17)), None);
     }
 
     #[test]
@@ -270,13 +371,18 @@ mod tests {
         let all = (0..10).map(|i| (stamp(i), digest(i)));
         hashes.save(&store, all).unwrap();
         let whole = std::fs::read(&path).unwrap();
-        assert_eq!(parse(whole.clone()).len(), 10 * ENTRY);
+        let left = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let hashes = FileHashes::load(&store, "c").unwrap();
+            hashes.entries().unwrap().map(|entries| entries.left)
+        };
+        assert_eq!(left(&whole), Some(10));
         for at in 0..whole.len() {
             let mut torn = whole.clone();
             torn[at] ^= 0x40;
-            assert!(parse(torn).is_empty(), "{at}");
-            assert!(parse(whole[..at].to_vec()).is_empty(), "{at}");
+            assert_eq!(left(&torn), None, "{at}");
+            assert_eq!(left(&whole[..at]), None, "{at}");
         }
-        assert!(parse(vec![0; whole.len()]).is_empty());
+        assert_eq!(left(&vec![0; whole.len()]), None);
     }
 }
