@@ -124,7 +124,15 @@ impl Store {
 
     /// The unpacked layer, if it is there.
     pub fn layer(&self, id: &LayerId) -> Result<Option<Arc<Layer>>, StoreError> {
+        // A table is held once, whoever asked for it first.
+        let toc = match id {
+            LayerId::Diff(diff_id) => locked(&self.inner.tocs).get(diff_id).cloned(),
+            LayerId::Chain(_) => None,
+        };
         if let Some(layer) = locked(&self.inner.layers).get(id) {
+            if let Some(toc) = toc {
+                layer.toc.get_or_init(|| toc);
+            }
             return Ok(Some(Arc::clone(layer)));
         }
         let dir = self.layer_dir(id);
@@ -138,7 +146,7 @@ impl Store {
         if !self.is_sound(&dir)? {
             return Ok(None);
         }
-        Ok(Some(self.remember(*id, fs, None)))
+        Ok(Some(self.remember(*id, fs, toc)))
     }
 
     fn remember(&self, id: LayerId, fs: PathBuf, toc: Option<Arc<Toc>>) -> Arc<Layer> {
@@ -168,7 +176,12 @@ impl Store {
         if let Some(toc) = locked(&self.inner.tocs).get(diff_id) {
             return Ok(Some(Arc::clone(toc)));
         }
-        let dir = self.layer_dir(&LayerId::Diff(*diff_id));
+        let layer = LayerId::Diff(*diff_id);
+        let held = locked(&self.inner.layers).get(&layer).map(Arc::clone);
+        if let Some(toc) = held.as_ref().and_then(|layer| layer.toc.get()) {
+            return Ok(Some(Arc::clone(toc)));
+        }
+        let dir = self.layer_dir(&layer);
         if !self.is_sound(&dir)? {
             return Ok(None);
         }

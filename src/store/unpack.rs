@@ -479,6 +479,24 @@ mod tests {
     }
 
     #[test]
+    fn a_table_is_held_once() {
+        let (dir, store) = store();
+        let (descriptor, diff_id) = blob(&store, &[File("a", "a")]);
+        store
+            .unpack_image(&[(descriptor, diff_id)], &|_| ())
+            .unwrap();
+        for layer_first in [true, false] {
+            // As a later process finds it.
+            let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+            let layer = || store.layer(&LayerId::Diff(diff_id)).unwrap().unwrap();
+            let held = layer_first.then(|| layer().toc().unwrap());
+            let toc = store.toc(&diff_id).unwrap().unwrap();
+            assert!(held.is_none_or(|held| Arc::ptr_eq(&held, &toc)));
+            assert!(Arc::ptr_eq(&layer().toc().unwrap(), &toc));
+        }
+    }
+
+    #[test]
     fn layers_that_lean_are_unpacked_on_those_below() {
         let (_dir, mut store) = store();
         let base = [Directory("etc", 0o711), File("etc/a", "a")];
