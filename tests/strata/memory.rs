@@ -1,4 +1,4 @@
-//! Memory stays flat whatever the size of context and image: the peak of each command on a tree of 600 MB.
+//! Memory stays flat whatever the size of context and image: the peak of each command on a tree of 600 MB, and what a file costs.
 //!
 //! The peak is the largest resident set of the command and of what it waited for (`ru_maxrss`).
 
@@ -45,9 +45,7 @@ fn every_command_on_a_big_tree() {
         &["load", "-i", "big.tar"],
         &["unpack", &name, "out"],
     ] {
-        let mut command = lab.shell("exec python3 -c \"$0\" strata \"$@\"");
-        command.arg(PEAK).args(line);
-        let peak: u64 = succeed(&mut command).trim().parse().expect("a number");
+        let peak = peak_kib(&lab, line);
         println!("{:>6} KiB  {}", peak, line[0]);
         report.push((line[0], peak));
     }
@@ -56,4 +54,87 @@ fn every_command_on_a_big_tree() {
         .filter(|(_, peak)| *peak >= LIMIT_KIB)
         .collect();
     assert!(over.is_empty(), "more than {LIMIT_KIB} KiB: {over:?}");
+}
+
+/// The peak of a command.
+fn peak_kib(lab: &Lab, line: &[&str]) -> u64 {
+    let mut command = lab.shell("exec python3 -c \"$0\" strata \"$@\"");
+    command.arg(PEAK).args(line);
+    succeed(&mut command).trim().parse().expect("a number")
+}
+
+/// Makes `$1` files below `$0`, a hundred to a folder, whose paths are as long as those of packages are.
+const MAKE_FILES: &str = "import os, sys
+for i in range(int(sys.argv[2])):
+    folder = f'{sys.argv[1]}/node_modules/package-{i // 100:05}/dist'
+    if i % 100 == 0: os.makedirs(folder)
+    with open(f'{folder}/module-{i:07}.js', 'w') as f: f.write(f'export default {i}')";
+
+/// What each command takes at its peak for a context and an image of so many files, KiB.
+fn with_files(count: u64) -> Vec<(&'static str, u64)> {
+    let lab = Lab::new();
+    let daemon = Daemon::start();
+    let name = format!("{}/many", daemon.host);
+    succeed(lab.shell("exec python3 -c \"$0\" \"$@\"").args([
+        MAKE_FILES,
+        "many",
+        &count.to_string(),
+    ]));
+    // A step after the COPY makes the build write its files.
+    lab.write(
+        "many/Dockerfile",
+        "FROM @REG@/busybox\nCOPY . /app\nRUN true\n",
+    );
+    lab.write(
+        "touch/Dockerfile",
+        &format!("FROM {name}\nRUN find /app -type f | xargs touch -d @1000000000\n"),
+    );
+    lab.write(
+        "from/Dockerfile",
+        &format!("FROM {name} AS one\nFROM scratch\nCOPY --from=one /app /b\n"),
+    );
+    let mut peaks = Vec::new();
+    let mut measure = |what, line: &[&str]| peaks.push((what, peak_kib(&lab, line)));
+    measure("cold", &["build", "-t", &name, "many"]);
+    measure("nothing changed", &["build", "-t", &name, "many"]);
+    lab.write("many/node_modules/package-00000/dist/new.js", "new");
+    measure("one file changed", &["build", "-t", &name, "many"]);
+    measure("push", &["push", &name]);
+    measure("RUN that touches all", &["build", "-t", "touch", "touch"]);
+    measure("COPY --from", &["build", "-t", "from", "from"]);
+    let clear = "strata rmi touch from $0; strata prune -f";
+    succeed(lab.shell(clear).arg(&name));
+    measure("pull --unpack", &["pull", "--unpack", &name]);
+    peaks
+}
+
+/// The most bytes that one more file may cost: half as much again as it does, and far less than where each path is held once more.
+const BYTES_A_FILE: [(&str, u64); 7] = [
+    ("cold", 400),
+    ("nothing changed", 240),
+    ("one file changed", 400),
+    ("push", 60),
+    ("RUN that touches all", 450),
+    ("COPY --from", 600),
+    ("pull --unpack", 240),
+];
+
+#[test]
+fn a_file_costs_a_few_hundred_bytes() {
+    const FEW: u64 = 3_000;
+    const MANY: u64 = 30_000;
+    let mut over = Vec::new();
+    let peaks = with_files(FEW).into_iter().zip(with_files(MANY));
+    for (((what, few), (_, many)), (named, limit)) in peaks.zip(BYTES_A_FILE) {
+        assert_eq!(what, named);
+        let bytes = many.saturating_sub(few) * 1024 / (MANY - FEW);
+        println!("{few:>6} KiB  {many:>6} KiB  {bytes:>4} bytes a file  {what}");
+        if bytes > limit {
+            over.push((what, bytes, limit));
+        }
+    }
+    assert!(
+        over.is_empty(),
+        "more bytes a file than the limit: {over:?}"
+    );
 }
