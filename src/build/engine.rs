@@ -21,6 +21,7 @@ use super::explain::{History, Missed, place, step_text};
 use super::failed::Failure;
 use super::key::Key;
 use super::lineage::Taken;
+use super::lowers::Lowers;
 use super::pull::Pulls;
 use super::snapshot::{Committed, Snapshot};
 use super::transfer::{Part, Prepared};
@@ -61,6 +62,7 @@ pub(super) struct Engine<'a> {
     pub(super) history: History,
     /// What COPY and ADD took.
     pub(super) taken: Taken,
+    pub(super) lowers: Lowers,
 }
 
 /// What a vertex came to.
@@ -201,6 +203,7 @@ impl<'a> Engine<'a> {
             in_outputs,
             history: History::default(),
             taken: Taken::default(),
+            lowers: Lowers::default(),
         })
     }
 

@@ -48,6 +48,7 @@ mod key;
 mod lineage;
 mod listing;
 mod log;
+mod lowers;
 mod mode;
 mod mounts;
 mod poll;

@@ -95,7 +95,7 @@ impl Engine<'_> {
         inputs: &BTreeMap<VertexId, Outcome>,
         log_tail: &mut Vec<String>,
     ) -> Result<Made, BuildError> {
-        let lowers = self.directories(below)?;
+        let lowers = self.lowers(below)?;
         let dir = self.work.directory("run")?;
         let upper = dir.join("fs");
         make_layer_dir(&upper)?;
@@ -316,11 +316,13 @@ pub(super) fn spec(
 
 /// Paths that stay right while a commit moves the directories.
 pub(super) fn by_descriptor(directories: &[Arc<OwnedFd>]) -> Vec<PathBuf> {
+    directories.iter().map(|fd| place(fd)).collect()
+}
+
+/// A path that leads to a descriptor's directory, wherever that has been moved.
+pub(super) fn place(directory: &OwnedFd) -> PathBuf {
     use std::os::fd::AsRawFd;
-    directories
-        .iter()
-        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()).into())
-        .collect()
+    format!("/proc/self/fd/{}", directory.as_raw_fd()).into()
 }
 
 fn pipe_error(source: std::io::Error) -> BuildError {

@@ -9,7 +9,7 @@
 //! concurrent    many processes, one store
 //! interrupted   Ctrl-C and kill -9
 //! sharing       dedup --apply on ext4, xfs and btrfs, killed, beside builds, without root
-//! inputs        layers that no output has
+//! inputs        layers that no output has; steps: many, one on the other
 //! debug         what failed steps leave, under a terminal; terminal: one for a test
 //! same_bytes    one build, one digest, whoever builds; reproducible: twenty more, and build --verify
 //! foreign       RUN for another machine, under qemu-user
@@ -69,6 +69,7 @@ mod server;
 mod sharing;
 mod situations;
 mod ssh;
+mod steps;
 mod strict;
 mod terminal;
 mod tree;
