@@ -340,6 +340,19 @@ impl<'a> Contexts<'a> {
         Ok(Tree::of_folder(Arc::new(folder), toc))
     }
 
+    /// The time that all files of a context have, where that is given.
+    pub(super) fn time_of_files(&self, origin: &Origin) -> Option<i64> {
+        let slot = match origin {
+            Origin::Context => self.main.as_ref(),
+            Origin::Named(name) => self.named.get(name.as_str()),
+            Origin::Vertex(_) => None,
+        };
+        match slot?.context.kind {
+            Kind::Repository(mtime) => mtime,
+            _ => None,
+        }
+    }
+
     /// Why a path of the main context is missing, if an ignore file hides it.
     pub(super) fn explain(&self, path: &str) -> Option<BuildError> {
         let context = self.main.as_ref()?.context;

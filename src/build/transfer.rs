@@ -207,6 +207,10 @@ impl Engine<'_> {
             key.add(&label, &content);
             parts.push(part);
         }
+        // Times are in no key, but these are what was asked for.
+        if let Some(time) = self.contexts.time_of_files(&op.origin) {
+            key.add("time of files", &time.to_string());
+        }
         Ok(Prepared(parts))
     }
 

@@ -60,6 +60,13 @@ impl Host {
         std::fs::read_to_string(self.lab.folder.join("told")).expect("ssh was run")
     }
 
+    /// Waits until agents that strata started have ended, which they are told to and not waited for.
+    fn wait_for_no_agent(&self) {
+        wait_for("the agents to end", || {
+            self.agents().is_empty().then_some(())
+        });
+    }
+
     /// Agents that strata started.
     fn agents(&self) -> Vec<u32> {
         processes(&format!("{}/", self.lab.folder.join("tmp").display()))
@@ -128,7 +135,7 @@ fn keys_from_files_are_in_an_agent_as_long_as_the_build_runs() {
         keys.contains(" first (") && keys.contains(" second ("),
         "{keys}"
     );
-    assert!(host.agents().is_empty());
+    host.wait_for_no_agent();
 
     // A RUN is given the same agent, by a socket of its own.
     lab.write(
@@ -136,7 +143,7 @@ fn keys_from_files_are_in_an_agent_as_long_as_the_build_runs() {
         "FROM @REG@/busybox\nRUN --mount=type=ssh,id=k,required test -S $SSH_AUTH_SOCK\n",
     );
     succeed(&mut host.strata(&["build", "--ssh", "k=two", "run"]));
-    assert!(host.agents().is_empty());
+    host.wait_for_no_agent();
 
     let refused = host.strata(&["build", "--ssh", "k=three", "run"]).output();
     let words = said(&refused.expect("run strata"));
@@ -144,7 +151,7 @@ fn keys_from_files_are_in_an_agent_as_long_as_the_build_runs() {
         words.contains("--ssh k: three is no key that ssh-add takes"),
         "{words}"
     );
-    assert!(host.agents().is_empty());
+    host.wait_for_no_agent();
 }
 
 #[test]
@@ -158,7 +165,5 @@ fn an_agent_goes_with_a_build_that_is_killed() {
     wait_for("the ssh", || hangs.exists().then_some(()));
     assert!(!host.agents().is_empty());
     build.kill();
-    wait_for("the agent to end", || {
-        host.agents().is_empty().then_some(())
-    });
+    host.wait_for_no_agent();
 }

@@ -349,9 +349,9 @@ pub(super) const FLAGS: &[Case] = &[
     case(
         "bad-epoch",
         "",
-        "strata build --build-arg SOURCE_DATE_EPOCH=noon .",
+        "strata build --build-arg SOURCE_DATE_EPOCH=12:00 .",
         2,
-        &["SOURCE_DATE_EPOCH", "noon"],
+        &["SOURCE_DATE_EPOCH", "12:00"],
     ),
     case(
         "two-stdins",
