@@ -12,7 +12,7 @@ const SSH: &str = "#!/bin/sh
 echo \"agent=$SSH_AUTH_SOCK $*\" >>\"$TOLD\"
 [ -n \"$SSH_AUTH_SOCK\" ] || { echo 'git@host: Permission denied (publickey).' >&2; exit 255; }
 [ -z \"$KEYS\" ] || ssh-add -l >>\"$KEYS\"
-[ -z \"$HANG\" ] || { touch \"$HANG\"; exec sleep 1000; }
+[ -z \"$HANG\" ] || { touch \"$HANG\"; while [ -e \"$HANG\" ]; do sleep 0.1; done; exit 1; }
 for word; do command=$word; done
 exec sh -c \"$command\"
 ";
@@ -166,4 +166,8 @@ fn an_agent_goes_with_a_build_that_is_killed() {
     assert!(!host.agents().is_empty());
     build.kill();
     host.wait_for_no_agent();
+    // git goes when its ssh does.
+    std::fs::remove_file(&hangs).expect("it is there");
+    let folder = host.lab.folder.display().to_string();
+    wait_for("git to end", || processes(&folder).is_empty().then_some(()));
 }
