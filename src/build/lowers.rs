@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::store::{is_small, merge};
+use crate::store::{is_small_layer, merge_layers};
 
 use super::BuildError;
 use super::engine::{Engine, open_dir};
@@ -89,7 +89,7 @@ impl Engine<'_> {
             return Ok(merged.clone());
         }
         let new = self.work.unique("merged");
-        let merged = match merge(&by_descriptor(directories), &new)? {
+        let merged = match merge_layers(&by_descriptor(directories), &new)? {
             true => Some(Arc::new(open_dir(&new)?)),
             false => None,
         };
@@ -108,7 +108,7 @@ impl Known {
         if let Some(small) = self.small.get(&layer) {
             return Ok(*small);
         }
-        let small = is_small(&place(directory))?;
+        let small = is_small_layer(&place(directory))?;
         self.small.insert(layer, small);
         Ok(small)
     }

@@ -23,7 +23,7 @@ const SMALL_ENTRIES: usize = 8;
 const SMALL_BYTES: u64 = 64 << 10;
 
 /// Whether an unpacked layer is small and plain enough to be merged with others.
-pub fn is_small(layer: &Path) -> Result<bool, StoreError> {
+pub fn is_small_layer(layer: &Path) -> Result<bool, StoreError> {
     let (mut entries, mut bytes) = (0, 0);
     let mut dirs = vec![layer.to_owned()];
     while let Some(dir) = dirs.pop() {
@@ -55,7 +55,7 @@ pub fn is_small(layer: &Path) -> Result<bool, StoreError> {
 
 /// Makes `new` a directory that stands for the directories of small layers, **bottom first**, in an overlay. Their files are copied,
 /// so that they have one name as before. `Ok(false)` means that it cannot stand for them, and is to be thrown away.
-pub fn merge(layers: &[PathBuf], new: &Path) -> Result<bool, StoreError> {
+pub fn merge_layers(layers: &[PathBuf], new: &Path) -> Result<bool, StoreError> {
     make_dir(new)?;
     for layer in layers {
         if !add(layer, new)? {
@@ -169,10 +169,10 @@ mod tests {
                 .status();
             assert!(done.unwrap().success(), "{script}");
         }
-        let small = layers.iter().map(|layer| is_small(layer).unwrap());
+        let small = layers.iter().map(|layer| is_small_layer(layer).unwrap());
         let small = small.collect();
         let new = home.path().join("new");
-        let fits = merge(&layers, &new).unwrap();
+        let fits = merge_layers(&layers, &new).unwrap();
         let found = Command::new("find")
             .args([".", "-mindepth", "1", "-printf"])
             .arg("%P %y %m %n %s %l %TY\\n")

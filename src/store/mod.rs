@@ -99,7 +99,7 @@ pub use last::LastLayer;
 pub use layers::{Layer, LayerId};
 pub use lineage::{Copied, CopyOrigin, FromLine, Lineage, Made, Origin, PathBytes};
 pub use lock::KeyLock;
-pub use merged::{is_small, merge};
+pub use merged::{is_small_layer, merge_layers};
 pub use mounts::{CacheMount, Sharing};
 pub use names::{Image, Named};
 pub use remove::Freed;
