@@ -72,6 +72,11 @@ impl Git<'_> {
             .env("GIT_SSH_COMMAND", SSH)
             .env("LC_ALL", "C")
             .env("HOME", self.dir);
+        // Nor of a repository that the store may be in, before there is one here.
+        if let Some(above) = self.dir.parent() {
+            let above = std::path::absolute(above).map_err(|e| failed(e.to_string()))?;
+            command.env("GIT_CEILING_DIRECTORIES", above);
+        }
         match self.ssh_agent {
             Some(socket) => command.env("SSH_AUTH_SOCK", socket),
             None => command.env_remove("SSH_AUTH_SOCK"),

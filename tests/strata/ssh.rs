@@ -84,6 +84,12 @@ fn git_has_the_agent_that_was_lent_and_no_configuration() {
         command
     };
     let lent = format!("agent={} ", socket.display());
+    // The store is in somebody's repository, which says that addresses mean something else.
+    succeed(
+        &mut host
+            .lab
+            .shell("cd ..; git init -q .; git config url.file:///nowhere.insteadOf ssh://git@host"),
+    );
 
     // A Dockerfile gets no agent by itself.
     let refused = strata(&["build", "c"]).output().expect("run strata");
