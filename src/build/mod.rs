@@ -20,6 +20,9 @@
 //! (`Engine::blob_of`), it is packed from table and files, verified against the diffID, and the bytes are the ones that packing it
 //! at once would have made.
 //!
+//! What a RUN stands on: the directories of all layers below, where sixteen small ones on each other are merged into one for as long as
+//! the build takes (`lowers`), so that a step high up costs what one low down does.
+//!
 //! Concurrency: as many workers as the options say, each taking the first vertex whose inputs are there; equal keys are built
 //! once, in this process and in others; a commit has a thread of its own and works while the next step runs.
 //!

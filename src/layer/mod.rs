@@ -8,7 +8,8 @@
 //! [`Stack`] is what several tables say together, resolved as the kernel resolves an overlay; a [`Change`] is an entry and
 //! where its bytes are, [`Changes`] are many of them, held as the table that they become; [`pack()`] turns them into a tar, its
 //! diffID, a compressed blob and a `Toc` in one pass, and [`unpack()`] a blob into a tree and a `Toc`, [`scan()`] into a
-//! `Toc` alone; [`diff()`] finds the changes of an overlay upper directory; a [`Root`] is the only way to a tree's files.
+//! `Toc` alone; [`diff()`] finds the changes of an overlay upper directory; a [`Root`] is the only way to a tree's files; a
+//! [`FileStamp`] tells that a file is still what was hashed.
 //!
 //! ```text
 //! upper ─diff(Stack)─► Change… ─pack─► blob, Toc          blob ─unpack─► tree, Toc          Toc… ─► Stack ─► what is where

@@ -63,6 +63,11 @@ fn link(from: &Path, to: &Path) -> Result<(), StoreError> {
         return Err(StoreError::file("link", to)(error));
     }
     // There are as many links as there can be.
+    copy_file(from, to, &meta)
+}
+
+/// Makes `to` a file of its own with all that `from` is; `meta` is that of `from`.
+pub(super) fn copy_file(from: &Path, to: &Path, meta: &Metadata) -> Result<(), StoreError> {
     let mut input = File::open(from).map_err(StoreError::file("open", from))?;
     let mut file = OpenOptions::new()
         .write(true)
@@ -71,7 +76,7 @@ fn link(from: &Path, to: &Path) -> Result<(), StoreError> {
         .open(to)
         .map_err(StoreError::file("create", to))?;
     io::copy(&mut input, &mut file).map_err(StoreError::file("write", to))?;
-    give_meta(from, &meta, &file, to)
+    give_meta(from, meta, &file, to)
 }
 
 /// A path's extended attributes, sorted.

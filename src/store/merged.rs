@@ -3,17 +3,15 @@
 //! Every directory of an overlay costs each mount of it, and each name that is looked up. What is merged is plain: where an upper
 //! layer has anything but a newer version of what a lower one has, the directories stay apart.
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
-};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat, utimensat};
 
 use super::StoreError;
-use super::linked::{attributes, give_meta, times};
+use super::linked::{attributes, copy_file, give_meta, times};
 
 /// How many entries a small layer has at most: making one again takes as long as mounting a directory more, so a merged directory
 /// pays for itself within a few steps.
@@ -93,7 +91,7 @@ fn add(from: &Path, to: &Path) -> Result<bool, StoreError> {
         } else if meta.is_symlink() {
             link_anew(&from, &to, &meta)?;
         } else if meta.is_file() {
-            copy(&from, &to, &meta)?;
+            copy_file(&from, &to, &meta)?;
         } else {
             return Ok(false);
         }
@@ -113,18 +111,6 @@ fn add(from: &Path, to: &Path) -> Result<bool, StoreError> {
 fn make_dir(path: &Path) -> Result<(), StoreError> {
     let made = DirBuilder::new().mode(0o700).create(path);
     made.map_err(StoreError::file("create", path))
-}
-
-fn copy(from: &Path, to: &Path, meta: &Metadata) -> Result<(), StoreError> {
-    let mut input = File::open(from).map_err(StoreError::file("open", from))?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(to)
-        .map_err(StoreError::file("create", to))?;
-    io::copy(&mut input, &mut file).map_err(StoreError::file("write", to))?;
-    give_meta(from, meta, &file, to)
 }
 
 fn link_anew(from: &Path, to: &Path, meta: &Metadata) -> Result<(), StoreError> {
