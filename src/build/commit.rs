@@ -110,7 +110,7 @@ impl Engine<'_> {
         &self,
         changes: Changes,
         materialise: Option<&std::path::Path>,
-        earlier: Earlier,
+        mut earlier: Earlier,
         form: Form,
     ) -> Result<(Packed, Option<Prehashed>), BuildError> {
         // A step that waits for its files goes first; packing waits for nobody, so every turn ends.
@@ -119,6 +119,14 @@ impl Engine<'_> {
             Form::Blob => Some(self.store.ingest_prehashed()?),
             Form::Unpacked => None,
         };
+        if let Some(blob) = &ingest {
+            let reader = blob.file().try_clone().map_err(|source| BuildError::Host {
+                action: "open",
+                path: self.store.root().to_owned(),
+                source,
+            })?;
+            earlier.set_twins(self.twins.clone(), reader);
+        }
         let options = PackOptions {
             compression: match form {
                 Form::Blob => self.request.image.compression,

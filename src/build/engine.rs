@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::layer::{MIN_SECRET_BYTES, Needles, Stack, Toc};
+use crate::layer::{MIN_SECRET_BYTES, Needles, Stack, Toc, Twins};
 use crate::oci::{ChainId, DiffId, Digest};
 use crate::plan::graph::{CopyOp, Op, Origin, RunMount, RunOp, Vertex, VertexId, WorkdirOp};
 use crate::store::{Store, Work};
@@ -47,6 +47,8 @@ pub(super) struct Engine<'a> {
     pub(super) fetch: &'a dyn Fetch,
     pub(super) pulls: Pulls,
     pub(super) packing: Turns,
+    /// The blocks of the layers that were packed.
+    pub(super) twins: Arc<Twins>,
     /// The secrets to look for in what is made; `None` if there are none.
     pub(super) needles: Option<Needles>,
     /// Layers whose directories hold more than they do: published when no step stands on them any more.
@@ -196,6 +198,7 @@ impl<'a> Engine<'a> {
             fetch,
             pulls: Pulls::default(),
             packing: Turns::new(PACKED_AT_ONCE),
+            twins: Arc::new(Twins::new(request.image.compression)),
             late: Mutex::default(),
             failures: Mutex::default(),
             failed,

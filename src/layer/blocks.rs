@@ -11,7 +11,8 @@
 //!
 //! Where a block ends depends on the tar alone, and as little as can be on what came before: a large file begins one, and
 //! among small files the name of an entry decides. So what has not changed since an earlier layer comes in the same blocks, and
-//! [`super::reuse`] has them compressed, and, up to the first that has changed, hashed.
+//! [`super::reuse`] has them compressed, and, up to the first that has changed, hashed; and a large file comes in the blocks that it
+//! has in another layer, which [`super::twins`] has compressed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,8 +25,9 @@ use super::compress::{BLOCK_BYTES, Encoder};
 use super::leaks::Needles;
 use super::look::{Found, Look, Looker, Parts, look};
 use super::pipe::{Buffer, Pool, Sum};
-use super::reuse::{Block, EarlierBlocks, Identity, Kept};
+use super::reuse::{Block, EarlierBlocks, Identity, Kept, Sources};
 use super::tar::{OPAQUE, field};
+use super::twins::{BlobTwins, Finder};
 use super::unpack::join;
 use super::{LayerError, PackOptions};
 use crate::oci::{DiffId, Digest, HashState, Hasher};
@@ -89,7 +91,7 @@ impl From<LayerError> for Stop {
 pub(super) fn write(
     blob: impl Write + Send,
     options: &PackOptions,
-    earlier: Option<&EarlierBlocks>,
+    sources: &Sources,
     needles: Option<&Needles>,
     produce: impl FnOnce(&mut Blocks) -> Result<(), Stop>,
 ) -> Result<Written, LayerError> {
@@ -107,12 +109,13 @@ pub(super) fn write(
                 let outs = &outs;
                 coders.extend(encoder.map(|encoder| Coder {
                     encoder,
-                    earlier,
+                    earlier: sources.earlier.as_ref(),
+                    twins: sources.twins.as_ref().map(BlobTwins::finder),
                     outs,
                 }));
             }
             let blob = blob.take().expect("threads start once");
-            let (pipe, threads) = start(scope, coders, blob, (&outs, needles, earlier));
+            let (pipe, threads) = start(scope, coders, blob, (&outs, needles, sources));
             line.set(Some(threads));
             Ok(pipe)
         };
@@ -177,6 +180,7 @@ fn alone(
     let coder = encoder.map(|encoder| Coder {
         encoder,
         earlier: None,
+        twins: None,
         outs,
     });
     let (sender, done) = channel();
@@ -192,7 +196,7 @@ fn alone(
         });
     }
     drop(sender);
-    let blob = write_blob(&mut blob, &done, hash, outs).map_err(LayerError::Output)?;
+    let blob = write_blob(&mut blob, &done, hash, outs, None).map_err(LayerError::Output)?;
     Ok(Written {
         diff_id: DiffId(diff_id),
         digest: blob.digest.unwrap_or(diff_id),
@@ -271,11 +275,7 @@ fn start<'scope, 'env: 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     coders: Vec<Coder<'env>>,
     blob: impl Write + Send + 'scope,
-    (outs, needles, earlier): (
-        &'env Outs,
-        Option<&'env Needles>,
-        Option<&'env EarlierBlocks>,
-    ),
+    (outs, needles, sources): (&'env Outs, Option<&'env Needles>, &'env Sources),
 ) -> (Pipe, Line<'scope>) {
     let (diff, diff_in) = channel();
     let (contents, look_in) = channel();
@@ -300,9 +300,9 @@ fn start<'scope, 'env: 'scope>(
         Out::Plain(_) => None,
     };
     let line = Line {
-        diff: scope.spawn(move || hash_tar(&diff_in, earlier)),
+        diff: scope.spawn(move || hash_tar(&diff_in, sources.earlier.as_ref())),
         contents: scope.spawn(move || look(&look_in, needles, work)),
-        writer: scope.spawn(move || write_blob(blob, &done_in, hash, outs)),
+        writer: scope.spawn(move || write_blob(blob, &done_in, hash, outs, sources.twins.as_ref())),
     };
     let pipe = Pipe {
         diff,
@@ -499,12 +499,15 @@ struct Coded {
     bytes: Vec<u8>,
     size: usize,
     identity: Option<Digest>,
+    /// What a [twin](super::twins) is found by.
+    mark: Option<u32>,
 }
 
-/// Compresses blocks, or takes them from an earlier blob.
+/// Compresses blocks, or takes them from where they are compressed already.
 struct Coder<'a> {
     encoder: Encoder,
     earlier: Option<&'a EarlierBlocks>,
+    twins: Option<Finder<'a>>,
     outs: &'a Outs,
 }
 
@@ -512,7 +515,13 @@ impl Coder<'_> {
     fn encode(&mut self, block: &[u8], identity: Option<Digest>) -> io::Result<Coded> {
         let mut bytes = self.outs.take();
         let earlier = self.earlier.zip(identity.as_ref());
-        let found = earlier.and_then(|(earlier, identity)| earlier.get(identity, &mut bytes));
+        let mut found = earlier.and_then(|(earlier, identity)| earlier.get(identity, &mut bytes));
+        let twins = self.twins.as_mut();
+        let twins = twins.and_then(|twins| Some((twins, BlobTwins::mark(block)?)));
+        let mark = twins.as_ref().map(|(_, mark)| *mark);
+        if let (None, Some((twins, mark))) = (found, twins) {
+            found = twins.get(mark, block, &mut bytes);
+        }
         let size = match found {
             Some(size) => size,
             None => self.encoder.encode(block, &mut bytes)?,
@@ -521,6 +530,7 @@ impl Coder<'_> {
             bytes,
             size,
             identity,
+            mark,
         })
     }
 }
@@ -557,6 +567,7 @@ fn write_blob(
     done: &Receiver<Done>,
     hash: bool,
     outs: &Outs,
+    twins: Option<&BlobTwins>,
 ) -> io::Result<Blob> {
     let mut waiting = BTreeMap::new();
     let mut next = 0;
@@ -579,9 +590,13 @@ fn write_blob(
             if let Some(hasher) = &mut hasher {
                 hasher.update(bytes);
             }
+            let at = size_bytes;
             size_bytes += bytes.len() as u64;
             next += 1;
             if let Some(coded) = coded {
+                if let (Some(twins), Some(mark)) = (twins, coded.mark) {
+                    twins.add(mark, at, coded.size);
+                }
                 blocks.push(Block {
                     identity: coded.identity,
                     size_bytes: u32::try_from(coded.size).map_err(io::Error::other)?,

@@ -179,6 +179,31 @@ impl Encoder {
     }
 }
 
+/// Undoes what an [`Encoder`] did, one block at a time.
+pub(crate) enum BlockDecoder {
+    Gzip(libdeflater::Decompressor),
+    Zstd(zstd::bulk::Decompressor<'static>),
+}
+
+impl BlockDecoder {
+    /// `None` where nothing was done.
+    pub(crate) fn new(compression: Compression) -> io::Result<Option<BlockDecoder>> {
+        Ok(match compression {
+            Compression::None => None,
+            Compression::Gzip(_) => Some(BlockDecoder::Gzip(libdeflater::Decompressor::new())),
+            Compression::Zstd(_) => Some(BlockDecoder::Zstd(zstd::bulk::Decompressor::new()?)),
+        })
+    }
+
+    /// Puts a block into `out`, from its start, and says how many bytes it has; `None` if it is damaged or longer.
+    pub(crate) fn decode(&mut self, coded: &[u8], out: &mut [u8]) -> Option<usize> {
+        match self {
+            BlockDecoder::Gzip(decompressor) => decompressor.gzip_decompress(coded, out).ok(),
+            BlockDecoder::Zstd(decompressor) => decompressor.decompress_to_buffer(coded, out).ok(),
+        }
+    }
+}
+
 /// What was read to see the format, and then the rest.
 type Input<R> = BufReader<io::Chain<Cursor<Vec<u8>>, R>>;
 

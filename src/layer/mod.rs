@@ -9,7 +9,8 @@
 //! where its bytes are, [`Changes`] are many of them, held as the table that they become; [`pack()`] turns them into a tar, its
 //! diffID, a compressed blob and a `Toc` in one pass, and [`unpack()`] a blob into a tree and a `Toc`, [`scan()`] into a
 //! `Toc` alone; [`diff()`] finds the changes of an overlay upper directory; a [`Root`] is the only way to a tree's files; a
-//! [`FileStamp`] tells that a file is still what was hashed.
+//! [`FileStamp`] tells that a file is still what was hashed; [`Earlier`] and [`Twins`] have compressed blocks that are made no
+//! second time.
 //!
 //! ```text
 //! upper ─diff(Stack)─► Change… ─pack─► blob, Toc          blob ─unpack─► tree, Toc          Toc… ─► Stack ─► what is where
@@ -48,6 +49,7 @@ mod stamp;
 pub mod tar;
 mod toc;
 mod tree;
+mod twins;
 mod unpack;
 
 pub use changes::Changes;
@@ -69,4 +71,5 @@ pub use stack::{Found, Resolved, Stack};
 pub use stamp::FileStamp;
 pub use toc::Toc;
 pub use tree::{Devices, Note, Ownership, TreeOptions, Whiteouts};
+pub use twins::Twins;
 pub use unpack::{Below, UnpackOptions, Unpacked, unpack};

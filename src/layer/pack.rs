@@ -125,15 +125,14 @@ pub fn pack_after(
         // All contents are to be looked at.
         changes.forget_stamps();
     }
-    let (earlier_blocks, earlier_tree) = earlier.split();
-    let earlier_blocks = earlier_blocks.filter(|e| e.suits(options.compression));
+    let (sources, earlier_tree) = earlier.split(options.compression);
     let tree = materialise.map(|m| Tree::of_changes(&m.root, m.tree));
     let mut tree = tree.transpose()?;
     if let (Some(tree), Some(earlier)) = (&mut tree, earlier_tree) {
         tree.take_from(earlier);
     }
     let mut vouched = Vec::new();
-    let written = write(blob, options, earlier_blocks.as_ref(), needles, |blocks| {
+    let written = write(blob, options, &sources, needles, |blocks| {
         if options.compression != Compression::None {
             blocks.identify();
         }

@@ -3,6 +3,7 @@
 use std::io::{BufReader, Read, Write};
 
 use super::blocks::{Blocks, Stop, write};
+use super::reuse::Sources;
 use super::tar::{
     BLOCK, Data, Member, TRAILER_BYTES, TarReader, WhiteoutNames, field, number, padding_bytes,
     write_header,
@@ -40,11 +41,12 @@ pub fn repack(
             source,
         },
     )?;
+    let sources = Sources::default();
     let written = match options.times {
-        Times::Keep => write(blob, options, None, None, |blocks| copy(tar, blocks))?,
+        Times::Keep => write(blob, options, &sources, None, |blocks| copy(tar, blocks))?,
         times => {
             let tar = BufReader::with_capacity(BUFFER_BYTES, tar);
-            write(blob, options, None, None, |blocks| {
+            write(blob, options, &sources, None, |blocks| {
                 retime(tar, times, blocks)
             })?
         }

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, linkat};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::compress::{BLOCK_BYTES, COMPRESSORS};
 use super::entry::{parent, path_order};
 use super::toc::TocReader;
+use super::twins::{BlobTwins, Twins};
 use super::{Compression, Entry, Kind, Root};
 use crate::oci::{Digest, HashState, Hasher};
 
@@ -93,6 +95,7 @@ fn maker(compression: Compression) -> String {
 pub struct Earlier {
     blocks: Option<EarlierBlocks>,
     tree: Option<EarlierTree>,
+    twins: Option<(Arc<Twins>, File)>,
 }
 
 impl Earlier {
@@ -131,9 +134,27 @@ impl Earlier {
         Ok(())
     }
 
-    pub(super) fn split(self) -> (Option<EarlierBlocks>, Option<EarlierTree>) {
-        (self.blocks, self.tree)
+    /// Takes blocks from layers of the same build, and has those of the blob being made for the others; `blob` reads it.
+    pub fn set_twins(&mut self, twins: Arc<Twins>, blob: File) {
+        self.twins = Some((twins, blob));
     }
+
+    /// What of it is good for blobs that are compressed so, and the tree.
+    pub(super) fn split(self, compression: Compression) -> (Sources, Option<EarlierTree>) {
+        let twins = self.twins;
+        let sources = Sources {
+            earlier: self.blocks.filter(|blocks| blocks.suits(compression)),
+            twins: twins.and_then(|(twins, blob)| twins.with(compression, Arc::new(blob))),
+        };
+        (sources, self.tree)
+    }
+}
+
+/// Where compressed blocks may be had.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    pub(super) earlier: Option<EarlierBlocks>,
+    pub(super) twins: Option<BlobTwins>,
 }
 
 /// The blob of an earlier layer.
@@ -148,7 +169,7 @@ pub(super) struct EarlierBlocks {
 
 impl EarlierBlocks {
     /// Whether the blocks are as `compression` would make them now.
-    pub(super) fn suits(&self, compression: Compression) -> bool {
+    fn suits(&self, compression: Compression) -> bool {
         self.maker == maker(compression)
     }
 
