@@ -6,12 +6,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::SystemTime;
 
 use strata::build::BuiltFiles;
 use strata::layer::tar::WhiteoutNames;
 use strata::layer::{
-    self, Compression, DiffOptions, PackOptions, Root, Stack, TreeOptions, UnpackOptions, Unpacked,
-    Whiteouts,
+    self, Compression, DiffOptions, KindRef, PackOptions, Root, Stack, TreeOptions, UnpackOptions,
+    Unpacked, Whiteouts,
 };
 use strata::oci::{DiffId, Platform};
 use strata::store::{LayerId, StackLayer, Store, StoreError};
@@ -41,17 +42,19 @@ pub(crate) fn unpack(
         // Half a file system looks like a whole one.
         fs::remove_dir_all(folder).doing(|| format!("remove {}", folder.display()))?;
     }
-    result
+    result.map(drop)
 }
 
-/// The same into a folder that is there, where what is done stays when the rest fails.
+/// The same into a folder that is there, where what is done stays when the rest fails. Says whether a layer speaks of the folder
+/// itself.
 fn unpack_into(
     session: &Session,
     store: &Store,
     layers: &[StackLayer],
     folder: &Path,
-) -> Result<(), CliError> {
+) -> Result<bool, CliError> {
     let doing = || format!("unpack into {}", folder.display());
+    let mut described = false;
     let root = Root::open(folder).doing(doing)?;
     let options = UnpackOptions {
         tree: TreeOptions {
@@ -85,8 +88,11 @@ fn unpack_into(
         for text in &unpacked.notes {
             note(&format!("note: {text}"));
         }
+        let itself = unpacked.toc.find(b"");
+        described |=
+            itself.is_some_and(|e| !matches!(e.kind, KindRef::Directory { implied: true, .. }));
     }
-    Ok(())
+    Ok(described)
 }
 
 /// Unpacks a layer that is in the store as files alone, by way of the tar that it would be.
@@ -162,12 +168,15 @@ pub(crate) fn files(
                 .directory("export")
                 .doing(|| "make a temporary folder".to_owned())?;
             for image in built {
-                unpack(
-                    session,
-                    store,
-                    &image.layers,
-                    &tree.join(sub(&image.platform)),
-                )?;
+                let folder = tree.join(sub(&image.platform));
+                let doing = || format!("make {}", folder.display());
+                fs::create_dir_all(&folder).doing(doing)?;
+                if !unpack_into(session, store, &image.layers, &folder)? {
+                    // From 1970, as all that no layer speaks of.
+                    File::open(&folder)
+                        .and_then(|folder| folder.set_modified(SystemTime::UNIX_EPOCH))
+                        .doing(doing)?;
+                }
             }
             match dest {
                 Dest::Path(path) => {

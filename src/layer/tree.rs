@@ -3,6 +3,9 @@
 //! A parent is reached without following links; where the layer itself made one of the parts a link, it is resolved by hand
 //! inside the root, as containerd does. What is in the way is unlinked, never opened. Directories get their owner, mode and
 //! time when all else is done: a mode that forbids writing, or a time that writing changes, must come last.
+//!
+//! No time is the clock's. A directory that the layer has no header for looks as the layers below have it, its time too, and if
+//! they have none, it is from 1970. Where layers are applied, that is the time it had before: umoci does the same.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,8 +15,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
-    chmodat, chownat, fchmod, fchown, fsetxattr, futimens, linkat, lsetxattr, makedev, mkdirat,
-    mknodat, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
+    chmodat, chownat, fchmod, fchown, fsetxattr, fstat, futimens, linkat, lsetxattr, makedev,
+    mkdirat, mknodat, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
@@ -154,6 +157,8 @@ struct Here {
     /// Where it is, without links.
     real: Vec<u8>,
     fd: OwnedFd,
+    /// The time to give back to it, if any.
+    time: Option<Timestamps>,
 }
 
 impl<'a> Tree<'a> {
@@ -170,6 +175,7 @@ impl<'a> Tree<'a> {
             said: Vec::new(),
             real: Vec::new(),
             fd,
+            time: None,
         };
         Ok(Tree {
             root: root.clone(),
@@ -294,6 +300,8 @@ impl<'a> Tree<'a> {
         self.locate(&inside)?;
         let real = self.here.real.clone();
         if self.options.whiteouts == Whiteouts::Apply {
+            // The directory itself stays.
+            self.remember(&real);
             return self.remove_lower(&real);
         }
         if real.is_empty() {
@@ -310,6 +318,7 @@ impl<'a> Tree<'a> {
 
     /// Finishes the directories. `contents` are the digests of the files' contents, in the order in which they were put.
     pub(crate) fn finish(mut self, contents: Vec<Sum>) -> Result<(Toc, Vec<Note>), LayerError> {
+        self.leave()?;
         let mut records = std::mem::take(&mut self.records);
         records.set_contents(contents);
         let toc = records.into_toc();
@@ -319,7 +328,7 @@ impl<'a> Tree<'a> {
                 continue;
             };
             let apply = self.options.whiteouts == Whiteouts::Apply;
-            // Where layers are applied, a directory without a header keeps what the earlier ones gave it; and the root is the
+            // Where layers are applied, a directory without a header has what the earlier ones gave it; and the root is the
             // caller's unless the layer speaks of it.
             if implied && (apply || entry.path.is_empty() && !opaque) {
                 continue;
@@ -381,6 +390,7 @@ impl<'a> Tree<'a> {
     fn locate(&mut self, path: &[u8]) -> Result<Vec<u8>, LayerError> {
         let dir = parent(path).unwrap_or_default();
         if self.here.said != dir {
+            self.leave()?;
             let (real, fd) = match self.root.open_dir(dir) {
                 Ok(fd) => (dir.to_vec(), fd),
                 Err(e) if needs_a_way(&e) => {
@@ -390,6 +400,7 @@ impl<'a> Tree<'a> {
                 Err(e) => return Err(LayerError::file("open", dir, e)),
             };
             self.here = Here {
+                time: self.time(&fd, &real)?,
                 said: dir.to_vec(),
                 real,
                 fd,
@@ -399,6 +410,24 @@ impl<'a> Tree<'a> {
         let mut real = self.here.real.clone();
         join(&mut real, &path[at..]);
         Ok(real)
+    }
+
+    /// Gives the directory that was written to back its time.
+    fn leave(&self) -> Result<(), LayerError> {
+        give_back(&self.here.fd, &self.here.real, self.here.time.as_ref())
+    }
+
+    /// The time that a directory has to have again when something in it was written. None is needed where all directories get
+    /// theirs at the end, and for the root, which is the caller's.
+    fn time(&self, fd: &OwnedFd, path: &[u8]) -> Result<Option<Timestamps>, LayerError> {
+        if self.options.whiteouts != Whiteouts::Apply || path.is_empty() {
+            return Ok(None);
+        }
+        let stat = fstat(fd).map_err(|e| LayerError::file("look at", path, e))?;
+        Ok(Some(modified(Timespec {
+            tv_sec: stat.st_mtime,
+            tv_nsec: (stat.st_mtime_nsec.try_into()).expect("nanoseconds are below 1e9"),
+        })))
     }
 
     /// Goes to a directory part by part, resolving links inside the root, and making what is missing if told to. `None`: a
@@ -426,7 +455,12 @@ impl<'a> Tree<'a> {
                 Part::Directory => None,
                 Part::Link(target) => Some(target),
                 Part::Missing if !make => return Ok(None),
-                Part::Missing => self.make_parent(&fd, &part, &next)?,
+                Part::Missing => {
+                    let time = self.time(&fd, &real)?;
+                    let link = self.make_parent(&fd, &part, &next)?;
+                    give_back(&fd, &real, time.as_ref())?;
+                    link
+                }
                 Part::Other => return Err(LayerError::NotDirectory { path: text(&next) }),
             };
             let Some(target) = link else {
@@ -504,6 +538,7 @@ impl<'a> Tree<'a> {
             // Left as it is from now on; see `finish`.
             let mode = Mode::from_raw_mode(meta.mode);
             chmodat(dir, name, mode, AtFlags::empty()).map_err(made)?;
+            utimensat(dir, name, &times(&meta), AtFlags::SYMLINK_NOFOLLOW).map_err(made)?;
         }
         self.imply(path, meta);
         Ok(None)
@@ -575,12 +610,13 @@ impl<'a> Tree<'a> {
             Err(e) if needs_a_way(&e) => return Ok(()),
             Err(e) => return Err(failed(e)),
         };
+        let time = self.time(&fd, path)?;
         for name in names(fd.as_fd()).map_err(|e| failed(e.into()))? {
             let mut child = path.to_vec();
             join(&mut child, &name);
             self.remove_lower(&child)?;
         }
-        Ok(())
+        give_back(&fd, path, time.as_ref())
     }
 
     /// Makes the link; gives where its target really is.
@@ -756,15 +792,24 @@ fn needs_a_way(error: &io::Error) -> bool {
     )
 }
 
+fn give_back(dir: &OwnedFd, path: &[u8], time: Option<&Timestamps>) -> Result<(), LayerError> {
+    let Some(time) = time else { return Ok(()) };
+    futimens(dir, time).map_err(|e| LayerError::file("set the time of", path, e))
+}
+
 fn times(meta: &Meta) -> Timestamps {
+    modified(Timespec {
+        tv_sec: meta.mtime,
+        tv_nsec: 0,
+    })
+}
+
+fn modified(time: Timespec) -> Timestamps {
     Timestamps {
         last_access: Timespec {
             tv_sec: 0,
             tv_nsec: UTIME_OMIT,
         },
-        last_modification: Timespec {
-            tv_sec: meta.mtime,
-            tv_nsec: 0,
-        },
+        last_modification: time,
     }
 }

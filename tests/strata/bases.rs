@@ -9,6 +9,7 @@
 //! | `config` | every setting an image can have |
 //! | `symlinks`, `hardlinks`, `modes` | absolute, relative, chained, dangling links; names of one file; set-id, owners, devices |
 //! | `whiteout` | four layers that remove, hide and replace one another's files |
+//! | `bare` | files whose directories have no entries |
 //! | `no-path` | no PATH in its environment |
 //! | `bad-blob` | its last layer's bytes are not what the digest says |
 //! | `multi` | an index of amd64, arm64 and arm/v7 |
@@ -187,6 +188,22 @@ impl Bases {
             ]),
         ];
         self.image("whiteout", &layers, &shell(), PLAIN);
+        let layers = [
+            bb(),
+            tar(&[
+                file("bare/deep/f", "1\n"),
+                folder("told"),
+                file("told/gone", "1\n"),
+                file("emptied/x", "1\n"),
+            ]),
+            tar(&[
+                file("bare/deep/g", "2\n"),
+                file("told/.wh.gone", ""),
+                file("emptied/.wh.x", ""),
+                file("hidden/.wh..wh..opq", ""),
+            ]),
+        ];
+        self.image("bare", &layers, &shell(), PLAIN);
         let shared = tar(&[
             folder("hl"),
             file("hl/one", "shared\n"),

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::lab::{Lab, succeed};
+use crate::image::Archive;
+use crate::lab::{Lab, labs_with_one_id, succeed};
 use crate::user::User;
+use crate::world::EPOCH;
 
 /// Without what an ordinary user's kernel does otherwise: writing to a set-id file takes its bits away unless the real root
 /// writes, and with a single id nothing can be given to another owner (`chown`, `mv` between layers).
@@ -90,7 +92,7 @@ fn digest(surroundings: Surroundings) -> (String, Lab) {
 /// Every layer of an archive as its entries, for a report of what differs.
 fn entries(lab: &Lab) -> Vec<String> {
     let path = lab.folder.join("out.tar");
-    let archive = crate::image::Archive::read(&path).expect("an archive was written");
+    let archive = Archive::read(&path).expect("an archive was written");
     let mut lines = vec![archive.images[0].config.to_string()];
     for (number, layer) in archive.images[0].layers.iter().enumerate() {
         let mut tar = tar::Archive::new(&layer[..]);
@@ -190,6 +192,54 @@ fn the_mode_of_results_follows_the_umask() {
     let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
     assert_eq!(mode(&lab.folder.join("out.tar")), 0o644);
     assert_eq!(mode(&lab.folder.join("m.json")), 0o644);
+}
+
+/// Directories of a base that no entry of it describes, and those that a later layer of it writes to without saying so, have
+/// no time of unpacking: a tar of them, and a copy, is the same from every store.
+#[test]
+fn whenever_its_base_was_unpacked() {
+    let mut all: Vec<Vec<Vec<u8>>> = Vec::new();
+    for lab in labs_with_one_id() {
+        lab.write(
+            "Dockerfile",
+            "FROM @REG@/bare AS files\n\
+             FROM scratch AS copied\nCOPY --from=files /bare /bare\nCOPY --from=files / /whole/\n\
+             FROM @REG@/multi AS platforms\n",
+        );
+        succeed(&mut lab.shell(
+            "strata build -q --target files -o type=tar,dest=files.tar .
+             strata build -q --target copied -o type=oci,dest=copied.oci -o type=tar,dest=copied.tar .
+             strata build -q --target platforms --platform linux/amd64,linux/arm64 -o type=tar,dest=platforms.tar .",
+        ));
+        let file = |name: &str| std::fs::read(lab.folder.join(name)).expect("it was written");
+        let mut tars = ["files.tar", "copied.tar", "platforms.tar"]
+            .map(file)
+            .to_vec();
+        let archive = Archive::read(&lab.folder.join("copied.oci")).expect("it was written");
+        tars.extend_from_slice(&archive.images[0].layers);
+        all.push(tars);
+    }
+    for bytes in &all[0] {
+        for entry in tar::Archive::new(&bytes[..]).entries().expect("a tar") {
+            let entry = entry.expect("a whole entry");
+            let path = entry.path().expect("a path").into_owned();
+            let time = entry.header().mtime().expect("a number");
+            let implied = ["bare", "deep", "emptied", "hidden", "linux_arm64"];
+            if implied.iter().any(|name| path.ends_with(name)) {
+                assert_eq!(time, 0, "{}", path.display());
+            }
+            assert!(
+                i64::try_from(time).is_ok_and(|time| time <= EPOCH),
+                "{}: {time}",
+                path.display()
+            );
+        }
+    }
+    for other in &all[1..] {
+        assert_eq!(all[0].len(), other.len());
+        let same = all[0].iter().zip(other).all(|(one, two)| one == two);
+        assert!(same, "another user's tars are others");
+    }
 }
 
 /// A build after a change takes what it can from the one before it; no byte of the result, and of no earlier one, shows that.

@@ -379,12 +379,16 @@ fn whiteouts_can_be_applied() {
         dir("b"),
         file("b/old", b""),
         file("c", b""),
+        dir("bare"),
+        file("bare/old", b""),
         dir("d"),
         file("d/old", b""),
         file("keep", b""),
     ]);
     world.unpack(&lower, Whiteouts::Apply).unwrap();
     let upper = raw(&[
+        file("bare/.wh..wh..opq", b""),
+        file("bare/new", b""),
         dir("a"),
         dir("a/sub"),
         file("a/sub/new", b""),
@@ -400,9 +404,78 @@ fn whiteouts_can_be_applied() {
     world.unpack(&upper, Whiteouts::Apply).unwrap();
     assert_eq!(
         world.list(),
-        ["a/", "a/sub/", "a/sub/new", "d/", "d/new", "keep"]
+        [
+            "a/",
+            "a/sub/",
+            "a/sub/new",
+            "bare/",
+            "bare/new",
+            "d/",
+            "d/new",
+            "keep"
+        ]
     );
     assert_eq!(std::fs::read(world.path("keep")).unwrap(), b"2");
+}
+
+#[test]
+fn no_directory_has_the_time_of_unpacking() {
+    let old = |path: &str| {
+        let mut old = dir(path);
+        old.entry.meta.mtime = 1_600_000_000;
+        old
+    };
+    let lower = [
+        file("implied/deep/f", b""),
+        old("old"),
+        file("old/f", b""),
+        old("emptied"),
+        old("emptied/sub"),
+        old("opaque"),
+        file("opaque/f", b""),
+        old("linked"),
+        link("link", "linked"),
+        old("again"),
+        file("again/f", b""),
+        file("bare/f", b""),
+        old("told"),
+    ];
+    let upper = [
+        file("implied/other/f", b""),
+        file("old/made/deep/f", b""),
+        file("old/f", b"2"),
+        file("emptied/sub/f", b""),
+        gone("emptied/sub"),
+        file("opaque/.wh..wh..opq", b""),
+        file("link/f", b""),
+        gone("again"),
+        file("again/g", b""),
+        gone("bare/f"),
+        file("told/f", b""),
+        dir("told"),
+    ];
+    let world = World::new();
+    for layer in [&lower[..], &upper] {
+        world.unpack(&raw(layer), Whiteouts::Apply).unwrap();
+    }
+    for (path, want) in [
+        ("implied", 0),
+        ("implied/deep", 0),
+        ("implied/other", 0),
+        ("old", 1_600_000_000),
+        ("old/made", 0),
+        ("old/made/deep", 0),
+        ("emptied", 1_600_000_000),
+        ("emptied/sub", 1_600_000_000),
+        ("opaque", 1_600_000_000),
+        ("linked", 1_600_000_000),
+        ("again", 0),
+        ("bare", 0),
+        ("told", 1_700_000_000),
+    ] {
+        let meta = std::fs::metadata(world.path(path)).expect(path);
+        assert_eq!((meta.mtime(), meta.mtime_nsec()), (want, 0), "{path}");
+    }
 }
 
 #[test]
