@@ -1,19 +1,22 @@
 //! What the layers of an image hold, wherever the image is.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::instruction::instruction;
 use super::{Documents, InspectError};
 use crate::image::Source;
-use crate::layer::tar::WhiteoutNames;
-use crate::layer::{Scanned, Toc, scan};
+use crate::layer::tar::{TarReader, WhiteoutNames};
+use crate::layer::{Decoder, LayerError, Scanned, Toc, scan};
 use crate::oci::{Descriptor, DiffId};
 use crate::store::{Made, Origin, Store};
 
 /// The most one layer may unpack to, holes of sparse files included: as much as the store takes.
-pub(super) const MAX_UNPACKED_BYTES: u64 = 1 << 40;
+const MAX_UNPACKED_BYTES: u64 = 1 << 40;
+
+/// How much of an inflated layer is read at a time.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// How many layers are read at once. Each has four threads and some 6 MiB of buffers.
 const READ_AT_ONCE: usize = 4;
@@ -176,6 +179,21 @@ fn read(
         store.put_toc(diff_id, Arc::clone(&toc))?;
     }
     Ok(toc)
+}
+
+/// The members of the layer that `blob` gives.
+pub(super) fn members(blob: impl Read) -> Result<TarReader<impl BufRead>, LayerError> {
+    let decoder = Decoder::new(blob, MAX_UNPACKED_BYTES).map_err(unreadable)?;
+    let buffered = BufReader::with_capacity(BUFFER_BYTES, decoder);
+    Ok(TarReader::new(buffered, WhiteoutNames::Oci))
+}
+
+/// Why a layer cannot be read, wherever in it.
+pub(super) fn unreadable(source: io::Error) -> LayerError {
+    LayerError::Input {
+        offset_bytes: 0,
+        source,
+    }
 }
 
 /// A layer's blob: the store's, if it has it.

@@ -1,24 +1,21 @@
 //! Files in pieces whose ends their content decides: what two versions of a large file have in common shows, too.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 
 use fastcdc::v2020::{Error as Cut, StreamCDC};
 
-use super::super::contents::{MAX_UNPACKED_BYTES, Reading, stream};
+use super::super::contents::{Reading, members, stream, unreadable};
 use super::super::{Contents, InspectError};
 use super::report::ContentSums;
 use crate::image::Source;
-use crate::layer::tar::{Data, Member, TarReader, WhiteoutNames};
-use crate::layer::{Decoder, Kind, LayerError};
+use crate::layer::tar::{Data, Member, TarReader};
+use crate::layer::{Kind, LayerError};
 use crate::oci::{DiffId, Digest};
 
 /// The smallest, the usual and the largest chunk, bytes: those of casync and of the registries that keep chunks. Others would give other
 /// sums.
 const SIZES_BYTES: [usize; 3] = [16 << 10, 64 << 10, 256 << 10];
-
-/// How much of an inflated layer is read at a time.
-const BUFFER_BYTES: usize = 256 << 10;
 
 /// The chunks of all layers so far, each layer once.
 #[derive(Default)]
@@ -50,13 +47,7 @@ impl Chunks {
     }
 
     fn read(&mut self, input: impl Read) -> Result<(), LayerError> {
-        let failed = |source| LayerError::Input {
-            offset_bytes: 0,
-            source,
-        };
-        let decoder = Decoder::new(input, MAX_UNPACKED_BYTES).map_err(failed)?;
-        let buffered = BufReader::with_capacity(BUFFER_BYTES, decoder);
-        let mut tar = TarReader::new(buffered, WhiteoutNames::Oci);
+        let mut tar = members(input)?;
         while let Some(member) = tar.next_member()? {
             let Member::Entry(entry) = member else {
                 continue;
@@ -83,8 +74,8 @@ impl Chunks {
             }
             match (content.fault, failure) {
                 (Some(fault), _) => return Err(fault),
-                (None, Some(Cut::IoError(error))) => return Err(failed(error)),
-                (None, Some(error)) => return Err(failed(io::Error::other(error.to_string()))),
+                (None, Some(Cut::IoError(error))) => return Err(unreadable(error)),
+                (None, Some(error)) => return Err(unreadable(io::Error::other(error.to_string()))),
                 (None, None) => {}
             }
         }

@@ -5,16 +5,16 @@
 //! certificate. Empty files hold nothing. Contents are looked at here and go nowhere.
 
 use std::collections::HashMap;
-use std::io::{BufReader, Read};
+use std::io::Read;
 
 use serde::Serialize;
 
-use super::super::contents::{MAX_UNPACKED_BYTES, Reading, stream};
+use super::super::contents::{Reading, members, stream, unreadable};
 use super::super::timeline::Place;
 use super::super::{Contents, InspectError};
 use crate::image::Source;
-use crate::layer::tar::{Data, Member, TarReader, WhiteoutNames};
-use crate::layer::{Decoder, EntryRef, Kind, KindRef, LayerError};
+use crate::layer::tar::{Data, Member, TarReader};
+use crate::layer::{EntryRef, Kind, KindRef, LayerError};
 use crate::oci::Digest;
 
 /// The longest file whose content is looked at, bytes. Keys and settings are a few KiB; a longer file is judged by its name.
@@ -22,9 +22,6 @@ const MAX_LOOK_BYTES: u64 = 1 << 20;
 
 /// How many files of an image are looked into. More are no settings that somebody forgot, and are judged by their names.
 const MAX_LOOKS: usize = 10_000;
-
-/// How much of an inflated layer is read at a time, bytes.
-const BUFFER_BYTES: usize = 256 << 10;
 
 /// What says that a file is a credential.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -298,16 +295,10 @@ fn read(
     reading: Reading<'_>,
     answers: &mut HashMap<Place, bool>,
 ) -> Result<(), LayerError> {
-    let failed = |source| LayerError::Input {
-        offset_bytes: 0,
-        source,
-    };
-    let decoder = Decoder::new(input, MAX_UNPACKED_BYTES).map_err(failed)?;
-    let buffered = BufReader::with_capacity(BUFFER_BYTES, decoder);
-    let mut tar = TarReader::new(buffered, WhiteoutNames::Oci);
+    let mut tar = members(input)?;
     while let Some(member) = tar.next_member()? {
         if reading.cancel.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(failed(std::io::Error::other("interrupted")));
+            return Err(unreadable(std::io::Error::other("interrupted")));
         }
         let Member::Entry(entry) = member else {
             continue;
