@@ -190,6 +190,18 @@ pub(crate) fn push_parts(todo: &mut Vec<Vec<u8>>, path: &[u8]) {
 }
 
 #[cfg(test)]
+impl Entry {
+    /// What is said of `path` where only its kind counts.
+    pub(super) fn bare(path: &str, kind: Kind) -> Entry {
+        Entry {
+            path: path.into(),
+            meta: Meta::default(),
+            kind,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

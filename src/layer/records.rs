@@ -224,20 +224,12 @@ fn implied(path: &[u8], opaque: bool) -> Entry {
 mod tests {
     use super::*;
 
-    fn entry(path: &str, kind: Kind) -> Entry {
-        Entry {
-            path: path.into(),
-            meta: Meta::default(),
-            kind,
-        }
-    }
-
     fn file(path: &str) -> Entry {
         let kind = Kind::File {
             size_bytes: 3,
             content: None,
         };
-        entry(path, kind)
+        Entry::bare(path, kind)
     }
 
     const DIRECTORY: Kind = Kind::Directory {
@@ -251,7 +243,12 @@ mod tests {
         let xattrs = vec![(b"security.capability".to_vec(), vec![1, 2])];
         let mut with = file("d/b");
         with.meta.xattrs = xattrs.clone();
-        for entry in [&entry("d", DIRECTORY), &file("d/a"), &with, &file("e")] {
+        for entry in [
+            &Entry::bare("d", DIRECTORY),
+            &file("d/a"),
+            &with,
+            &file("e"),
+        ] {
             records.push_open(entry);
         }
         assert_eq!(records.open, 3);
@@ -305,7 +302,7 @@ mod tests {
                 } else {
                     Kind::Fifo
                 };
-                records.push(&entry(name, kind));
+                records.push(&Entry::bare(name, kind));
             }
             assert_eq!(records.unordered, unordered, "{paths:?}");
         }

@@ -387,11 +387,7 @@ mod tests {
                 },
                 other => panic!("{other}"),
             };
-            Entry {
-                path: path.into(),
-                meta: Meta::default(),
-                kind,
-            }
+            Entry::bare(path, kind)
         };
         Arc::new(Toc::from_entries(entries.map(entry).collect()))
     }

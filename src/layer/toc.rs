@@ -379,20 +379,12 @@ mod tests {
     use crate::layer::{Kind, Meta};
     use crate::oci::Digest;
 
-    fn entry(path: &str, kind: Kind) -> Entry {
-        Entry {
-            path: path.into(),
-            meta: Meta::default(),
-            kind,
-        }
-    }
-
     fn file(path: &str) -> Entry {
         let kind = Kind::File {
             size_bytes: 1,
             content: Some(Digest::of(path.as_bytes())),
         };
-        entry(path, kind)
+        Entry::bare(path, kind)
     }
 
     fn dir(path: &str) -> Entry {
@@ -400,7 +392,7 @@ mod tests {
             opaque: false,
             implied: false,
         };
-        entry(path, kind)
+        Entry::bare(path, kind)
     }
 
     fn paths(toc: &Toc) -> Vec<String> {
@@ -454,7 +446,7 @@ mod tests {
             file("d/z"),
         ]);
         assert_eq!(paths(&toc), ["d", "d/z"]);
-        let toc = Toc::from_entries(vec![file("a"), entry("a", Kind::Fifo)]);
+        let toc = Toc::from_entries(vec![file("a"), Entry::bare("a", Kind::Fifo)]);
         assert_eq!(toc.get(b"a").unwrap().kind, Kind::Fifo);
     }
 
@@ -465,12 +457,12 @@ mod tests {
             implied: false,
         };
         for order in [
-            vec![entry("a", Kind::Whiteout), dir("a")],
-            vec![dir("a"), entry("a", Kind::Whiteout)],
+            vec![Entry::bare("a", Kind::Whiteout), dir("a")],
+            vec![dir("a"), Entry::bare("a", Kind::Whiteout)],
         ] {
             assert_eq!(Toc::from_entries(order).get(b"a").unwrap().kind, opaque);
         }
-        let toc = Toc::from_entries(vec![entry("a", Kind::Whiteout), file("a/b")]);
+        let toc = Toc::from_entries(vec![Entry::bare("a", Kind::Whiteout), file("a/b")]);
         let implied_opaque = Kind::Directory {
             opaque: true,
             implied: true,
@@ -495,7 +487,7 @@ mod tests {
         let link = Kind::HardLink {
             target: b"elsewhere".to_vec(),
         };
-        assert!(Toc::from_entries(vec![entry("l", link)]).leans_on_lower());
+        assert!(Toc::from_entries(vec![Entry::bare("l", link)]).leans_on_lower());
     }
 
     #[test]
