@@ -307,23 +307,27 @@ mod tests {
 
     #[test]
     fn what_a_layer_did() {
-        // d/a is overwritten, but d/b still has its bytes.
-        assert_eq!(
-            marks(1, Span::One),
-            "*/:116:5 */d:41:0 ~/d/a:11:0 =/d/b:10:0 =/d/c:20:0 =/e:70:0 =/e/x:30:0 =/e/y:40:0 +!/n:5:5"
-        );
-        assert_eq!(
-            marks(2, Span::One),
-            "*/:46:70 =/d:41:0 =/d/a:11:0 =/d/b:10:0 =/d/c:20:0 -/e:70:70 -!/e/x:30:30 -!/e/y:40:40 +/m:5:0 =/n:5:0"
-        );
-        assert_eq!(
-            marks(3, Span::One),
-            "*/:76:20 */d:41:20 =/d/a:11:0 =/d/b:10:0 ~!/d/c:20:20 +/e:30:0 +/e/x:30:0 =/m:5:0 -/n:5:0"
-        );
-        assert_eq!(
-            marks(4, Span::One),
-            "*/:71:5 =/d:41:0 =/d/a:11:0 =/d/b:10:0 =/d/c:20:0 =/e:30:0 =/e/x:30:0 -!/m:5:5"
-        );
+        for (layer, want) in [
+            // d/a is overwritten, but d/b still has its bytes.
+            (
+                1,
+                "*/:116:5 */d:41:0 ~/d/a:11:0 =/d/b:10:0 =/d/c:20:0 =/e:70:0 =/e/x:30:0 =/e/y:40:0 +!/n:5:5",
+            ),
+            (
+                2,
+                "*/:46:70 =/d:41:0 =/d/a:11:0 =/d/b:10:0 =/d/c:20:0 -/e:70:70 -!/e/x:30:30 -!/e/y:40:40 +/m:5:0 =/n:5:0",
+            ),
+            (
+                3,
+                "*/:76:20 */d:41:20 =/d/a:11:0 =/d/b:10:0 ~!/d/c:20:20 +/e:30:0 +/e/x:30:0 =/m:5:0 -/n:5:0",
+            ),
+            (
+                4,
+                "*/:71:5 =/d:41:0 =/d/a:11:0 =/d/b:10:0 =/d/c:20:0 =/e:30:0 =/e/x:30:0 -!/m:5:5",
+            ),
+        ] {
+            assert_eq!(marks(layer, Span::One), want);
+        }
     }
 
     #[test]
