@@ -459,7 +459,11 @@ impl Run {
     // What becomes of an entry; a content that its tree does not know is not known.
     fn entry(&self, at: usize) -> Entry {
         let entry = self.tree.at(self.spots[at]);
-        let kind = entry.kind.to_kind();
+        let mut kind = entry.kind.to_kind();
+        // Where it is copied to, nothing below speaks for it.
+        if let Kind::Directory { implied, .. } = &mut kind {
+            *implied = false;
+        }
         Entry {
             path: self.path(at),
             meta: self.manner.meta_of(entry.meta(), &kind),

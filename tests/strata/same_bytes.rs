@@ -235,6 +235,18 @@ fn whenever_its_base_was_unpacked() {
             );
         }
     }
+    let copy = all[0].last().expect("the layer of the second COPY");
+    let mut copy = tar::Archive::new(&copy[..]);
+    let names = copy.entries().expect("a tar").map(|entry| {
+        let entry = entry.expect("a whole entry");
+        entry.path().expect("a path").into_owned()
+    });
+    assert!(
+        names
+            .into_iter()
+            .any(|name| name.ends_with("whole/emptied")),
+        "a copy has the directories that its source has, described or not"
+    );
     for other in &all[1..] {
         assert_eq!(all[0].len(), other.len());
         let same = all[0].iter().zip(other).all(|(one, two)| one == two);
