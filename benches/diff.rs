@@ -48,7 +48,7 @@ fn upper(bencher: Bencher, (shape, below): (Shape, Below)) {
                 ..PackOptions::default()
             };
             let packed = pack(tree.changes(), std::io::sink(), &options, None).expect("a layer");
-            Stack::new(vec![Arc::new(packed.toc)])
+            Stack::new(vec![packed.toc])
         }
     };
     let changed = |stack| diff(&tree.root, stack, &DiffOptions::default()).expect("a diff");

@@ -88,9 +88,9 @@ impl Engine<'_> {
                 snapshot.wait()?;
                 Ok(snapshot)
             }
-            Made::Changes(changes) => {
+            Made::Changes(mut changes) => {
                 let snapshot = Snapshot::active(None);
-                snapshot.set_toc(Arc::new(changes.toc()));
+                snapshot.set_toc(changes.toc());
                 let shared = snapshot.clone();
                 scope.spawn(move || {
                     shared.commit(|| {
@@ -296,7 +296,7 @@ impl Engine<'_> {
             None => None,
         };
         let diff_id = packed.diff_id;
-        let toc = Arc::new(packed.toc);
+        let toc = packed.toc;
         match files {
             // Its files are all there is of it, so they must be in the store before the record is.
             Files::Upper(dir) if blob.is_none() && !strays::find(&dir, &toc)?.is_empty() => {

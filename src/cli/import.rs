@@ -188,7 +188,7 @@ impl ImportArgs {
         let blob = blob.commit(None).doing(doing)?;
         let layer = Descriptor::new(packed.media_type.clone(), blob.digest, blob.size);
         store
-            .publish_layer(&folder, Arc::new(packed.toc), &packed.diff_id)
+            .publish_layer(&folder, packed.toc, &packed.diff_id)
             .doing(doing)?;
         store.add_blob_of(&packed.diff_id, &layer).doing(doing)?;
 

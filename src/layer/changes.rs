@@ -9,16 +9,88 @@ use std::sync::Arc;
 use super::entry::path_order;
 use super::records::Records;
 use super::{Change, Entry, EntryRef, FileStamp, Source, Toc};
+use crate::oci::Digest;
 
 /// Changes, in the order of their paths, each path once.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    pub(super) records: Records,
+    pub(super) table: Table,
     /// For each entry, its place in `origins`.
     sources: Vec<u32>,
     origins: Vec<Origin>,
     /// Of the few files that have one, by their places.
     stamps: Vec<(usize, FileStamp)>,
+}
+
+/// The entries of changes.
+#[derive(Clone, Debug)]
+pub(super) enum Table {
+    /// There may be more, and what contents hash to may still come.
+    Open(Records),
+    /// All is known, and others have the table too.
+    Whole(Arc<Toc>),
+}
+
+impl Default for Table {
+    fn default() -> Table {
+        Table::Open(Records::default())
+    }
+}
+
+impl Table {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Table::Open(records) => records.len(),
+            Table::Whole(toc) => toc.len(),
+        }
+    }
+
+    /// The entry at `index`, which is below [`Table::len`].
+    pub(super) fn at(&self, index: usize) -> EntryRef<'_> {
+        match self {
+            Table::Open(records) => records.at(index),
+            Table::Whole(toc) => toc.at(index),
+        }
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = EntryRef<'_>> {
+        (0..self.len()).map(|at| self.at(at))
+    }
+
+    /// Says what the content of the file at `index` hashes to, if there is room for it.
+    pub(super) fn set_content(&mut self, index: usize, digest: &Digest) {
+        if let Table::Open(records) = self {
+            records.set_content(index, digest);
+        }
+    }
+
+    /// Gives the entry at `index` another time.
+    pub(super) fn set_mtime(&mut self, index: usize, mtime: i64) {
+        self.records().set_mtime(index, mtime);
+    }
+
+    /// The table of contents.
+    pub(super) fn into_toc(self) -> Arc<Toc> {
+        match self {
+            Table::Open(records) => Arc::new(records.into_toc()),
+            Table::Whole(toc) => toc,
+        }
+    }
+
+    // The entries, to be changed: whoever else has the table keeps it as it is.
+    fn records(&mut self) -> &mut Records {
+        if let Table::Whole(toc) = self {
+            let mut records = Records::default();
+            toc.entries().for_each(|entry| records.push(&entry));
+            *self = Table::Open(records);
+        }
+        match self {
+            Table::Open(records) => records,
+            Table::Whole(_) => unreachable!("it was opened above"),
+        }
+    }
 }
 
 /// Where the bytes of some entries are.
@@ -91,7 +163,7 @@ impl Changes {
         {
             self.stamps.push((self.len(), *stamp));
         }
-        self.records.push_open(&entry);
+        self.table.records().push_open(&entry);
         // The last ones: files and directories take turns.
         let mut known = self.origins.iter().rev().take(4);
         let place = known.position(|origin| origin.is(&entry, &source));
@@ -113,7 +185,7 @@ impl Changes {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.table.len()
     }
 
     /// Whether nothing changes.
@@ -123,12 +195,12 @@ impl Changes {
 
     /// The entries, in order.
     pub fn entries(&self) -> impl Iterator<Item = EntryRef<'_>> {
-        self.records.iter()
+        self.table.iter()
     }
 
     /// One change, whose place is below [`Changes::len`].
     pub fn get(&self, at: usize) -> Change {
-        let entry = self.records.at(at).to_entry();
+        let entry = self.table.at(at).to_entry();
         let origin = self.origins.get(self.sources[at] as usize);
         let stamp = self.stamps.binary_search_by_key(&at, |(place, _)| *place);
         let stamp = stamp.ok().map(|found| self.stamps[found].1);
@@ -141,9 +213,16 @@ impl Changes {
         (0..self.len()).map(|at| self.get(at))
     }
 
-    /// The table of contents as far as it is known.
-    pub fn toc(&self) -> Toc {
-        self.records.clone().into_toc()
+    /// The table of contents as far as it is known. One that is known to the end is not copied: the changes have it from then on.
+    pub fn toc(&mut self) -> Arc<Toc> {
+        match &mut self.table {
+            Table::Open(records) if !records.is_settled() => Arc::new(records.clone().into_toc()),
+            table => {
+                let toc = std::mem::take(table).into_toc();
+                *table = Table::Whole(Arc::clone(&toc));
+                toc
+            }
+        }
     }
 }
 
@@ -219,6 +298,24 @@ mod tests {
             "a", "a/b", "b", "other", "c", "none", "[120]", "f", "src/g", "h",
         ];
         assert_eq!(sources(&changes), want);
+    }
+
+    #[test]
+    fn a_table_that_is_known_is_there_once() {
+        let mut changes = Changes::from(vec![change("a", Source::None)]);
+        let early = changes.toc();
+        // What a content hashes to may still come.
+        changes.table.set_content(0, &Digest::of(b"x"));
+        let toc = changes.toc();
+        assert_ne!(early, toc);
+        assert!(Arc::ptr_eq(&toc, &changes.toc()));
+        assert_eq!(changes.get(0).entry, toc.get(b"a").unwrap());
+        // Others do not see what becomes of it.
+        changes.table.set_mtime(0, 7);
+        changes.push(change("b", Source::None));
+        assert_eq!((changes.len(), toc.len()), (2, 1));
+        let mtimes = |mut all: Changes| all.toc().get(b"a").unwrap().meta.mtime;
+        assert_eq!((toc.get(b"a").unwrap().meta.mtime, mtimes(changes)), (0, 7));
     }
 
     fn stamp(inode: u64) -> FileStamp {

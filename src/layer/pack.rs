@@ -6,11 +6,11 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use super::blocks::{Blocks, Expected, Stop, write};
+use super::changes::Table;
 use super::error::text;
 use super::leaks::{Leak, Needles};
 use super::look::Found;
 use super::pipe::Sum;
-use super::records::Records;
 use super::reuse::{BlockTable, Earlier};
 use super::root::open_file_read;
 use super::tar::{TRAILER_BYTES, padding_bytes, write_header};
@@ -76,7 +76,7 @@ pub struct Packed {
     /// Its length uncompressed.
     pub unpacked_size_bytes: u64,
     /// What the layer holds, with the digests of all contents.
-    pub toc: Toc,
+    pub toc: Arc<Toc>,
     /// What the blob is.
     pub media_type: MediaType,
     /// What could not be had in the tree.
@@ -138,20 +138,20 @@ pub fn pack_after(
         }
         pack_all(&mut changes, options, blocks, tree.as_mut(), &mut vouched)
     })?;
-    let mut records = changes.records;
-    set_contents(&mut records, &vouched, written.contents)?;
+    let mut table = changes.table;
+    set_contents(&mut table, &vouched, written.contents)?;
     let notes = match tree {
         Some(tree) => tree.finish(Vec::new())?.1,
         None => Vec::new(),
     };
-    let leaks = needles.map_or_else(Vec::new, |n| leaks(n, &records, &written.found));
+    let leaks = needles.map_or_else(Vec::new, |n| leaks(n, &table, &written.found));
     Ok(Packed {
         leaks,
         diff_id: written.diff_id,
         digest: written.digest,
         size_bytes: written.size_bytes,
         unpacked_size_bytes: written.unpacked_size_bytes,
-        toc: records.into_toc(),
+        toc: table.into_toc(),
         media_type: options.compression.media_type(),
         notes,
         blocks: BlockTable::new(options.compression, written.blocks),
@@ -191,14 +191,10 @@ pub fn pack_tree(
 
 /// Gives the files, in their order, what their contents were hashed to; those at the places `vouched` were not hashed. Fails if a file
 /// has not the content that its entry promised.
-fn set_contents(
-    records: &mut Records,
-    vouched: &[usize],
-    hashed: Vec<Sum>,
-) -> Result<(), LayerError> {
+fn set_contents(table: &mut Table, vouched: &[usize], hashed: Vec<Sum>) -> Result<(), LayerError> {
     let (mut vouched, mut hashed) = (vouched.iter().peekable(), hashed.into_iter());
-    for at in 0..records.len() {
-        let entry = records.at(at);
+    for at in 0..table.len() {
+        let entry = table.at(at);
         let KindRef::File {
             size_bytes,
             content: promised,
@@ -215,20 +211,20 @@ fn set_contents(
         if promised.is_some_and(|promised| promised != content) {
             return Err(changed(entry.path, size_bytes));
         }
-        records.set_content(at, &content);
+        table.set_content(at, &content);
     }
     Ok(())
 }
 
 /// What was found, by the files' paths.
-fn leaks(needles: &Needles, records: &Records, found: &[Found]) -> Vec<Leak> {
-    let entries = records.iter().map(|entry| entry.to_entry());
+fn leaks(needles: &Needles, table: &Table, found: &[Found]) -> Vec<Leak> {
+    let entries = table.iter().map(|entry| entry.to_entry());
     let mut leaks: Vec<Leak> = entries.flat_map(|entry| needles.in_names(&entry)).collect();
-    let is_file = |at: &usize| matches!(records.at(*at).kind, KindRef::File { .. });
-    let files: Vec<usize> = (0..records.len()).filter(is_file).collect();
+    let is_file = |at: &usize| matches!(table.at(*at).kind, KindRef::File { .. });
+    let files: Vec<usize> = (0..table.len()).filter(is_file).collect();
     leaks.extend(found.iter().map(|(content, secret, form)| {
         // A path that holds a secret is not shown.
-        let path = records.at(files[*content]).path;
+        let path = table.at(files[*content]).path;
         Leak {
             secret: needles.name(*secret).to_owned(),
             form: *form,
@@ -252,7 +248,7 @@ fn pack_all(
         let mtime = options.times.of(entry.meta.mtime);
         if mtime != entry.meta.mtime {
             entry.meta.mtime = mtime;
-            changes.records.set_mtime(at, mtime);
+            changes.table.set_mtime(at, mtime);
         }
         header.clear();
         write_header(&mut header, &entry)?;

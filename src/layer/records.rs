@@ -129,9 +129,14 @@ impl Records {
         self.starts.is_empty()
     }
 
+    /// Whether these entries are in order, each path once, with all directories, and nothing is to come: the table has them as they are.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.unordered && self.open == 0
+    }
+
     /// The table of what these entries leave behind, as [`Toc::from_entries`] has it.
     pub fn into_toc(self) -> Toc {
-        if self.unordered || self.open > 0 {
+        if !self.is_settled() {
             return self.settled().into_toc();
         }
         Toc::of_records(self.bytes, &self.starts)

@@ -615,7 +615,7 @@ fn digests_are_those_of_all_bytes() {
     );
     assert_eq!(
         (unpacked.diff_id, &unpacked.toc),
-        (packed.diff_id, &packed.toc)
+        (packed.diff_id, &*packed.toc)
     );
     // Padding after the end of an archive counts too.
     let mut padded = raw(&[file("f", b"abc")]);
@@ -704,7 +704,7 @@ proptest! {
         let mut blob = Vec::new();
         let packed = pack(tree.clone(), &mut blob, &pack_options, Some(&place)).unwrap();
         let unpacked = one.unpack(&blob, Whiteouts::OverlayTrusted).unwrap();
-        prop_assert_eq!(&unpacked.toc, &packed.toc);
+        prop_assert_eq!(&unpacked.toc, &*packed.toc);
         prop_assert_eq!(unpacked.diff_id, packed.diff_id);
         let mut want: Vec<Entry> = tree.into_iter().map(|c| c.entry).collect();
         want.sort_by(|a, b| crate::layer::entry::path_order(&a.path, &b.path));
