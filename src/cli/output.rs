@@ -1,6 +1,6 @@
 //! Results on standard output: tables as docker prints them, JSON, and the units people read.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
@@ -19,10 +19,23 @@ pub(crate) enum Format {
     Json,
 }
 
+/// How much of a long result is written at once: enough that a system call is nothing beside making it.
+const BUFFER_BYTES: usize = 64 << 10;
+
 /// Writes a result; a closed pipe is [`CliError::Stdout`], which ends the command without a word.
 pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_ref())
+        .and_then(|()| out.flush())
+        .map_err(CliError::Stdout)
+}
+
+/// Writes a long result as it comes.
+pub(crate) fn print_with(
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), CliError> {
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
+    write(&mut out)
         .and_then(|()| out.flush())
         .map_err(CliError::Stdout)
 }
@@ -34,12 +47,22 @@ pub(crate) fn print_line(text: &str) -> Result<(), CliError> {
 
 /// Writes a value as indented JSON.
 pub(crate) fn print_json<T: Serialize + ?Sized>(value: &T) -> Result<(), CliError> {
-    let mut text = serde_json::to_vec_pretty(value).map_err(|e| CliError::Cannot {
-        doing: "write JSON".to_owned(),
-        source: e.into(),
+    let mut failed = None;
+    print_with(|out| match serde_json::to_writer_pretty(&mut *out, value) {
+        Ok(()) => writeln!(out),
+        Err(e) if e.is_io() => Err(e.into()),
+        Err(e) => {
+            failed = Some(e);
+            Ok(())
+        }
     })?;
-    text.push(b'\n');
-    print(text)
+    match failed {
+        Some(e) => Err(CliError::Cannot {
+            doing: "write JSON".to_owned(),
+            source: e.into(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Writes a document that was asked for by its file, whole or not at all; `-` is standard output.

@@ -4,11 +4,11 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::bytes::PathText;
-use super::layers::{Blame, FileType};
+use super::layers::{Blame, own_bytes};
 use super::timeline::{Place, Timeline};
 use super::why::{WhyState, differences, state};
 use super::{ChangeKind, Contents, LayerContents};
@@ -30,7 +30,7 @@ pub enum Side {
 }
 
 /// What is other in B than in A.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct DiffReport<'a> {
     /// [`DIFF_SCHEMA`].
     pub schema: &'static str,
@@ -43,7 +43,18 @@ pub struct DiffReport<'a> {
     /// Sums over `files`.
     pub totals: DiffTotals,
     /// Paths that differ, in order.
-    pub files: Vec<DiffRow<'a>>,
+    pub files: DiffFiles<'a>,
+}
+
+/// The rows of a comparison. Each is made when it is asked for: a hundred thousand take far more room than the tables that they are
+/// made from.
+#[derive(Clone, Debug)]
+pub struct DiffFiles<'a> {
+    one: Tree<'a>,
+    other: Tree<'a>,
+    with_folder: bool,
+    /// What is in A and in B at paths that differ, in order; something is in one of them.
+    pairs: Vec<(Option<Place>, Option<Place>)>,
 }
 
 /// Sums.
@@ -99,6 +110,7 @@ pub struct DiffState<'a> {
 }
 
 /// A side with what is to be compared.
+#[derive(Clone, Debug)]
 struct Tree<'a> {
     timeline: Timeline,
     /// In order of the paths.
@@ -188,66 +200,13 @@ impl<'a> DiffReport<'a> {
             (Some(a), Some(b)) => config_changes(&a, &b),
             _ => Vec::new(),
         };
-        let (one, other) = (a.tree(), b.tree());
-        let mut totals = DiffTotals::default();
-        let mut files = Vec::new();
-        let (mut left, mut right) = (one.places.iter().peekable(), other.places.iter().peekable());
-        loop {
-            let order = match (left.peek(), right.peek()) {
-                (None, None) => break,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(p), Some(q)) => path_order(one.entry(**p).path, other.entry(**q).path),
-            };
-            let was = left.next_if(|_| order != Ordering::Greater).copied();
-            let now = right.next_if(|_| order != Ordering::Less).copied();
-            let mut what = Vec::new();
-            let change = match (was, now) {
-                (Some(was), Some(now)) => {
-                    what = differences(&one.timeline, was, &other.timeline, now);
-                    if with_folder {
-                        what.retain(|w| !matches!(*w, "owner" | "time" | "attributes"));
-                    }
-                    let is_dir = one.entry(was).is_dir() && other.entry(now).is_dir();
-                    // The time of a directory is that of its members' coming and going.
-                    if what.is_empty() || is_dir && what == ["time"] {
-                        continue;
-                    }
-                    ChangeKind::Changed
-                }
-                (None, _) => ChangeKind::Added,
-                (_, None) => ChangeKind::Removed,
-            };
-            let path = was.map_or_else(
-                || now.map_or(&b""[..], |now| other.entry(now).path),
-                |was| one.entry(was).path,
-            );
-            // The root is in every tree, whether anything speaks of it or not.
-            if path.is_empty() && change != ChangeKind::Changed {
-                continue;
-            }
-            let (was, now) = (was.map(|p| one.state(p)), now.map(|p| other.state(p)));
-            let bytes = |side: &Option<DiffState<'_>>| {
-                let content = change != ChangeKind::Changed || what.contains(&"content");
-                let side = side.as_ref().filter(|_| content);
-                side.filter(|s| s.state.kind == FileType::File)
-                    .map_or(0, |s| s.state.size_bytes)
-            };
-            totals.removed_bytes += bytes(&was);
-            totals.added_bytes += bytes(&now);
-            match change {
-                ChangeKind::Added => totals.added += 1,
-                ChangeKind::Changed => totals.changed += 1,
-                ChangeKind::Removed => totals.removed += 1,
-            }
-            files.push(DiffRow {
-                path: PathText::new(path),
-                change,
-                what,
-                a: was,
-                b: now,
-            });
-        }
+        let mut files = DiffFiles {
+            one: a.tree(),
+            other: b.tree(),
+            with_folder,
+            pairs: Vec::new(),
+        };
+        let totals = files.compare();
         DiffReport {
             schema: DIFF_SCHEMA,
             a: a.name(),
@@ -261,6 +220,103 @@ impl<'a> DiffReport<'a> {
     /// Whether nothing is other.
     pub fn is_same(&self) -> bool {
         self.config.is_empty() && self.files.is_empty()
+    }
+}
+
+impl<'a> DiffFiles<'a> {
+    /// Finds what differs.
+    fn compare(&mut self) -> DiffTotals {
+        let (one, other) = (&self.one, &self.other);
+        let mut totals = DiffTotals::default();
+        let (mut left, mut right) = (one.places.iter().peekable(), other.places.iter().peekable());
+        loop {
+            let order = match (left.peek(), right.peek()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(p), Some(q)) => path_order(one.entry(**p).path, other.entry(**q).path),
+            };
+            let was = left.next_if(|_| order != Ordering::Greater).copied();
+            let now = right.next_if(|_| order != Ordering::Less).copied();
+            let what = self.what(was, now);
+            let change = kind(was, now);
+            let skipped = match (was, now) {
+                // The time of a directory is that of its members' coming and going.
+                (Some(was), Some(now)) => {
+                    let is_dir = one.entry(was).is_dir() && other.entry(now).is_dir();
+                    what.is_empty() || is_dir && what == ["time"]
+                }
+                // The root is in every tree, whether anything speaks of it or not.
+                _ => self.path(was, now).is_empty(),
+            };
+            if skipped {
+                continue;
+            }
+            if change != ChangeKind::Changed || what.contains(&"content") {
+                totals.removed_bytes += was.map_or(0, |was| own_bytes(one.entry(was)));
+                totals.added_bytes += now.map_or(0, |now| own_bytes(other.entry(now)));
+            }
+            match change {
+                ChangeKind::Added => totals.added += 1,
+                ChangeKind::Changed => totals.changed += 1,
+                ChangeKind::Removed => totals.removed += 1,
+            }
+            self.pairs.push((was, now));
+        }
+        totals
+    }
+
+    // In what two things at a path differ; nothing where one of them is none.
+    fn what(&self, was: Option<Place>, now: Option<Place>) -> Vec<&'static str> {
+        let (Some(was), Some(now)) = (was, now) else {
+            return Vec::new();
+        };
+        let mut what = differences(&self.one.timeline, was, &self.other.timeline, now);
+        if self.with_folder {
+            what.retain(|w| !matches!(*w, "owner" | "time" | "attributes"));
+        }
+        what
+    }
+
+    fn path(&self, was: Option<Place>, now: Option<Place>) -> &'a [u8] {
+        was.map_or_else(
+            || now.map_or(&b""[..], |now| self.other.entry(now).path),
+            |was| self.one.entry(was).path,
+        )
+    }
+
+    fn row(&self, was: Option<Place>, now: Option<Place>) -> DiffRow<'a> {
+        DiffRow {
+            path: PathText::new(self.path(was, now)),
+            change: kind(was, now),
+            what: self.what(was, now),
+            a: was.map(|was| self.one.state(was)),
+            b: now.map(|now| self.other.state(now)),
+        }
+    }
+
+    /// The rows, in order of the paths.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = DiffRow<'a>> {
+        self.pairs.iter().map(|(was, now)| self.row(*was, *now))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+}
+
+impl Serialize for DiffFiles<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+fn kind(was: Option<Place>, now: Option<Place>) -> ChangeKind {
+    match (was, now) {
+        (Some(_), Some(_)) => ChangeKind::Changed,
+        (None, _) => ChangeKind::Added,
+        (_, None) => ChangeKind::Removed,
     }
 }
 
@@ -314,7 +370,7 @@ mod tests {
     use super::*;
 
     fn shown(report: &DiffReport<'_>) -> Vec<String> {
-        let row = |row: &DiffRow<'_>| {
+        let row = |row: DiffRow<'_>| {
             let sign = match row.change {
                 ChangeKind::Added => '+',
                 ChangeKind::Changed => '~',
@@ -346,12 +402,14 @@ mod tests {
         let report = DiffReport::new(&first, &second);
         assert_eq!(shown(&report), ["-d ", "-d/a ", "~d/b type", "-x ", "+y "]);
         assert_eq!(
-            report.files[4]
+            report
+                .files
+                .iter()
+                .nth(4)
+                .unwrap()
                 .b
-                .as_ref()
                 .unwrap()
                 .from
-                .as_ref()
                 .unwrap()
                 .layer,
             2

@@ -1,16 +1,16 @@
 //! `strata files`: the tree that an image shows, and where each path came from.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Contents;
 use super::bytes::{Mode, PathText, TargetText};
 use super::layers::{Blame, FileType, ImageHead, own_bytes};
 use super::timeline::{Event, Place, Timeline};
-use crate::layer::KindRef;
 use crate::layer::entry::is_below;
+use crate::layer::{EntryRef, KindRef};
 use crate::oci::Digest;
 use crate::store::CopyOrigin;
 
@@ -18,7 +18,7 @@ use crate::store::CopyOrigin;
 pub const FILES_SCHEMA: &str = "strata.files.v1";
 
 /// The tree of an image.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct FilesReport<'a> {
     /// [`FILES_SCHEMA`].
     pub schema: &'static str,
@@ -27,7 +27,18 @@ pub struct FilesReport<'a> {
     /// The layers that rows refer to, bottom first.
     pub layers: Vec<Blame<'a>>,
     /// What is seen, a directory before what is in it.
-    pub files: Vec<FileRow<'a>>,
+    pub files: FileRows<'a>,
+}
+
+/// The rows of a tree. Each is made when it is asked for: a hundred thousand take far more room than the tables that they are made
+/// from.
+#[derive(Clone, Debug)]
+pub struct FileRows<'a> {
+    contents: &'a Contents,
+    timeline: Timeline,
+    sources: HashMap<Place, usize>,
+    /// In order of the paths, each with the `tree_bytes` of its row.
+    places: Vec<(Place, u64)>,
 }
 
 /// A path of the tree.
@@ -130,68 +141,43 @@ impl<'a> FilesReport<'a> {
     pub fn new(contents: &'a Contents, top: &[u8]) -> FilesReport<'a> {
         let mut timeline = Timeline::new(contents.tocs());
         let sources = sources(contents, &mut timeline);
-        let mut files: Vec<FileRow<'a>> = Vec::new();
-        // The directories that are above the current path: their places in the list.
-        let mut above: Vec<usize> = Vec::new();
-        let mut counted = std::collections::HashSet::new();
-        for place in timeline.seen() {
-            let layer = &contents.layers[place.layer];
-            let entry = layer.toc.at(place.index);
+        let seen = || timeline.seen().iter().copied();
+        // Contents that have several names, which are few; those that were counted, of these.
+        let further = |place| timeline.content(place).filter(|content| *content != place);
+        let shared: HashSet<Place> = seen().filter_map(further).collect();
+        let mut counted = HashSet::new();
+        let mut places: Vec<(Place, u64)> = Vec::new();
+        // The directories that are above the current path, with their places in the list.
+        let mut above: Vec<(&[u8], usize)> = Vec::new();
+        for place in seen() {
+            let entry = contents.layers[place.layer].toc.at(place.index);
             if entry.path != top && !is_below(top, entry.path) {
                 continue;
             }
-            let content = timeline.content(*place);
-            let of_content = content.map(|c| contents.layers[c.layer].toc.at(c.index));
-            // The metadata of a file is one, whatever its names say.
-            let meta = of_content.unwrap_or(entry);
-            let size_bytes = of_content.map_or(0, own_bytes);
-            while let Some(at) = above.last()
-                && !is_below(files[*at].path.bytes(), entry.path)
+            while let Some((dir, _)) = above.last()
+                && !is_below(dir, entry.path)
             {
                 above.pop();
             }
-            if content.is_some_and(|c| counted.insert(c)) {
-                for at in &above {
-                    *files[*at].tree_bytes.get_or_insert_default() += size_bytes;
+            if let Some(content) = timeline.content(place)
+                && (!shared.contains(&content) || counted.insert(content))
+            {
+                let size_bytes = own_bytes(timeline.entry(content));
+                for (_, at) in &above {
+                    places[*at].1 += size_bytes;
                 }
             }
             if entry.is_dir() {
-                above.push(files.len());
+                above.push((entry.path, places.len()));
             }
-            let made = match sources.get(place) {
-                Some(first) => &contents.layers[*first].made,
-                None => &layer.made,
-            };
-            let source = made.as_ref().filter(|_| !entry.is_dir());
-            let source = source.and_then(|m| m.source_of(entry.path));
-            files.push(FileRow {
-                path: PathText::new(entry.path),
-                kind: FileType::of(entry),
-                mode: Mode(meta.mode),
-                uid: meta.uid,
-                gid: meta.gid,
-                mtime: meta.mtime,
-                size_bytes,
-                tree_bytes: entry.is_dir().then_some(0),
-                content: of_content.and_then(|e| match e.kind {
-                    KindRef::File { content, .. } => content,
-                    _ => None,
-                }),
-                target: match entry.kind {
-                    KindRef::Symlink { target } | KindRef::HardLink { target } => {
-                        Some(TargetText::new(target))
-                    }
-                    _ => None,
-                },
-                device: match entry.kind {
-                    KindRef::CharDevice { major, minor }
-                    | KindRef::BlockDevice { major, minor } => Some((major, minor)),
-                    _ => None,
-                },
-                layer: place.layer + 1,
-                source: source.map(|(path, origin)| SourceRow::new(path, origin)),
-            });
+            places.push((place, 0));
         }
+        let files = FileRows {
+            contents,
+            sources,
+            places,
+            timeline,
+        };
         let layers = contents.layers.iter().enumerate();
         FilesReport {
             schema: FILES_SCHEMA,
@@ -199,6 +185,91 @@ impl<'a> FilesReport<'a> {
             layers: layers.map(|(at, layer)| Blame::new(at, layer)).collect(),
             files,
         }
+    }
+}
+
+impl<'a> FileRows<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The path of the row at this place, which is below [`FileRows::len`].
+    pub fn path(&self, at: usize) -> &'a [u8] {
+        self.entry(self.places[at].0).path
+    }
+
+    /// The rows, in order of the paths.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = FileRow<'a>> {
+        let places = self.places.iter();
+        places.map(|(place, tree_bytes)| self.row(*place, *tree_bytes))
+    }
+
+    /// Leaves out rows by their paths.
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) {
+        let contents = self.contents;
+        let path = |place: Place| contents.layers[place.layer].toc.at(place.index).path;
+        self.places.retain(|(place, _)| keep(path(*place)));
+    }
+
+    /// Whether something comes from the layer with this number, from 1.
+    pub fn has_layer(&self, number: usize) -> bool {
+        let mut places = self.places.iter();
+        places.any(|(place, _)| place.layer + 1 == number)
+    }
+
+    fn entry(&self, place: Place) -> EntryRef<'a> {
+        self.contents.layers[place.layer].toc.at(place.index)
+    }
+
+    fn row(&self, place: Place, tree_bytes: u64) -> FileRow<'a> {
+        let entry = self.entry(place);
+        let of_content = self.timeline.content(place).map(|c| self.entry(c));
+        // The metadata of a file is one, whatever its names say.
+        let meta = of_content.unwrap_or(entry);
+        let from = self.sources.get(&place).copied().unwrap_or(place.layer);
+        let made = self.contents.layers[from].made.as_ref();
+        let source = made.filter(|_| !entry.is_dir());
+        let source = source.and_then(|m| m.source_of(entry.path));
+        FileRow {
+            path: PathText::new(entry.path),
+            kind: FileType::of(entry),
+            mode: Mode(meta.mode),
+            uid: meta.uid,
+            gid: meta.gid,
+            mtime: meta.mtime,
+            size_bytes: of_content.map_or(0, own_bytes),
+            tree_bytes: entry.is_dir().then_some(tree_bytes),
+            content: of_content.and_then(|e| match e.kind {
+                KindRef::File { content, .. } => content,
+                _ => None,
+            }),
+            target: match entry.kind {
+                KindRef::Symlink { target } | KindRef::HardLink { target } => {
+                    Some(TargetText::new(target))
+                }
+                _ => None,
+            },
+            device: match entry.kind {
+                KindRef::CharDevice { major, minor } | KindRef::BlockDevice { major, minor } => {
+                    Some((major, minor))
+                }
+                _ => None,
+            },
+            layer: place.layer + 1,
+            source: source.map(|(path, origin)| SourceRow::new(path, origin)),
+        }
+    }
+}
+
+impl Serialize for FileRows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
     }
 }
 
@@ -235,13 +306,13 @@ mod tests {
         contents.layers[1].made = Some(made(3, b""));
         contents.layers[2].made = Some(made(4, b"late"));
         let report = FilesReport::new(&contents, b"");
-        let told: Vec<_> = report
-            .files
-            .iter()
-            .filter(|row| row.kind == FileType::File)
-            .map(|row| (row.layer, row.source.as_ref().map(|s| s.path.as_ref())))
+        let files = report.files.iter();
+        let files = files.filter(|row| row.kind == FileType::File);
+        let told: Vec<_> = files
+            .map(|row| (row.layer, row.source.map(|s| s.path.into_owned())))
             .collect();
-        let want = [(3, Some("late")), (2, None), (3, Some("src/same"))];
+        let from = |path: &str| Some(path.to_owned());
+        let want = [(3, from("late")), (2, None), (3, from("src/same"))];
         assert_eq!(told, want);
     }
 }

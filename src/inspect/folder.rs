@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use super::InspectError;
-use crate::layer::{Entry, Kind, Meta, Toc};
+use crate::layer::{Entry, Kind, Meta, Toc, TocBuilder};
 use crate::oci::Hasher;
 
 /// How much of a file is read at a time.
@@ -15,7 +15,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// The table of a folder: all that is in it, contents hashed, no link followed. Sockets are left out, as images have none.
 pub fn folder(root: &Path) -> Result<Toc, InspectError> {
-    let mut entries = Vec::new();
+    let mut entries = TocBuilder::default();
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut pending = vec![Vec::new()];
     while let Some(dir) = pending.pop() {
@@ -79,7 +79,7 @@ pub fn folder(root: &Path) -> Result<Toc, InspectError> {
             } else {
                 continue;
             };
-            entries.push(Entry {
+            entries.push(&Entry {
                 path,
                 meta: Meta {
                     mode: meta.mode() & 0o7777,
@@ -92,7 +92,7 @@ pub fn folder(root: &Path) -> Result<Toc, InspectError> {
             });
         }
     }
-    Ok(Toc::from_entries(entries))
+    Ok(entries.into_toc())
 }
 
 #[cfg(test)]

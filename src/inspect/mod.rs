@@ -49,9 +49,11 @@ pub use dedup::{
     Chunks, ContentSums, DEDUP_SCHEMA, DedupReport, Estimate, Finding, FindingKind, ImageWaste,
     LayerPart, LayerSums, Needless, Survey,
 };
-pub use diff::{ConfigChange, DIFF_SCHEMA, DiffReport, DiffRow, DiffState, DiffTotals, Side};
+pub use diff::{
+    ConfigChange, DIFF_SCHEMA, DiffFiles, DiffReport, DiffRow, DiffState, DiffTotals, Side,
+};
 pub use error::InspectError;
-pub use files::{FILES_SCHEMA, FileRow, FilesReport, SourceRow};
+pub use files::{FILES_SCHEMA, FileRow, FileRows, FilesReport, SourceRow};
 pub use folder::folder;
 pub use image::{Documents, HistoryRow};
 pub use images::{ImageRow, images};

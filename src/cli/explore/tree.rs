@@ -353,7 +353,7 @@ mod tests {
             assert_eq!(all.at(0).bytes, one.at(0).bytes);
         }
         let tree = Tree::new(&paths, layers.len() - 1, Span::One);
-        for file in FilesReport::new(&image, b"").files {
+        for file in FilesReport::new(&image, b"").files.iter() {
             let at = (0..paths.len()).find(|at| paths.path(*at) == file.path.bytes());
             let bytes = tree.at(at.unwrap()).bytes;
             if let Some(want) = file.tree_bytes {

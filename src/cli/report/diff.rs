@@ -1,6 +1,6 @@
 //! `diff`: what is other in one image than in another.
 
-use std::fmt::Write as _;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use strata::inspect::{ChangeKind, DiffReport, DiffRow, FileType, Side, escaped, 
 use super::screen::{Screen, right};
 use super::{blamed, contents};
 use crate::cli::error::{CliError, Doing as _, exit};
-use crate::cli::output::{Format, human_size, print, print_json};
+use crate::cli::output::{Format, human_size, print_json, print_with};
 use crate::cli::session::Session;
 
 /// Compare two images, two layers, or an image and a folder: files and configuration
@@ -49,7 +49,7 @@ impl DiffArgs {
         let report = DiffReport::new(&a, &b);
         match self.format {
             Format::Json => print_json(&report)?,
-            Format::Table => print(render(&report, &Screen::of_stdout()))?,
+            Format::Table => print_with(|out| render(&report, &Screen::of_stdout(), out))?,
         }
         match self.exit_code && !report.is_same() {
             true => Err(CliError::Exit(exit::FAILED)),
@@ -85,57 +85,43 @@ impl DiffArgs {
     }
 }
 
-fn render(report: &DiffReport<'_>, screen: &Screen) -> String {
-    let mut text = format!(
-        "{} {}\n{} {}\n",
-        screen.red("- A"),
-        report.a,
-        screen.green("+ B"),
-        report.b
-    );
+fn render(report: &DiffReport<'_>, screen: &Screen, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{} {}", screen.red("- A"), report.a)?;
+    writeln!(out, "{} {}", screen.green("+ B"), report.b)?;
     if report.is_same() {
-        text.push_str("\nno difference\n");
-        return text;
+        return writeln!(out, "\nno difference");
     }
     if !report.config.is_empty() {
-        text.push('\n');
+        writeln!(out)?;
     }
     for change in &report.config {
-        // A String takes any text.
-        let mut line = |sign: &str, value: &serde_json::Value| {
-            if !value.is_null() {
-                let said = escaped(format!("{sign} {} = {value}", change.field).as_bytes());
-                let said = screen.fit(&said, 0);
-                let _ = writeln!(
-                    text,
-                    "{}",
-                    match sign {
-                        "-" => screen.red(&said),
-                        _ => screen.green(&said),
-                    }
-                );
-            }
+        let said = |sign: &str, value: &serde_json::Value| {
+            let said = escaped(format!("{sign} {} = {value}", change.field).as_bytes());
+            screen.fit(&said, 0)
         };
-        line("-", &change.a);
-        line("+", &change.b);
+        if !change.a.is_null() {
+            writeln!(out, "{}", screen.red(&said("-", &change.a)))?;
+        }
+        if !change.b.is_null() {
+            writeln!(out, "{}", screen.green(&said("+", &change.b)))?;
+        }
     }
     if !report.files.is_empty() {
-        text.push('\n');
+        writeln!(out)?;
     }
-    for row in &report.files {
-        let _ = writeln!(text, "{}", line(row, screen));
+    for row in report.files.iter() {
+        writeln!(out, "{}", line(&row, screen))?;
     }
     let totals = &report.totals;
-    let _ = writeln!(
-        text,
+    writeln!(
+        out,
         "\n{} added, {} changed, {} removed; +{} -{}",
         totals.added,
         totals.changed,
         totals.removed,
         human_size(totals.added_bytes),
         human_size(totals.removed_bytes)
-    );
-    text
+    )
 }
 
 fn line(row: &DiffRow<'_>, screen: &Screen) -> String {

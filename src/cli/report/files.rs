@@ -1,13 +1,13 @@
 //! `files`: the tree that an image shows.
 
-use std::fmt::Write as _;
+use std::io::{self, Write};
 
 use strata::inspect::{FileRow, FileType, FilesReport, SourceRow, escaped};
 
 use super::screen::{Screen, right};
 use super::{blamed, contents, head};
 use crate::cli::error::CliError;
-use crate::cli::output::{Format, human_size, print, print_json};
+use crate::cli::output::{Format, human_size, print_json, print_with};
 use crate::cli::session::Session;
 
 /// Show the files of an image, and which layer, instruction and source each came from
@@ -62,15 +62,13 @@ impl FilesArgs {
             )));
         }
         if let Some(depth) = self.depth {
-            report
-                .files
-                .retain(|row| below(&top, row.path.bytes()) <= depth);
+            report.files.retain(|path| below(&top, path) <= depth);
         }
         let screen = Screen::of_stdout();
         match self.format {
             Format::Json => print_json(&report),
-            Format::Table if self.tree => print(tree(&report, &screen)),
-            Format::Table => print(list(&report, &screen)),
+            Format::Table if self.tree => print_with(|out| tree(&report, &screen, out)),
+            Format::Table => print_with(|out| list(&report, &screen, out)),
         }
     }
 }
@@ -155,105 +153,94 @@ fn painted(row: &FileRow<'_>, name: &str, screen: &Screen) -> String {
     }
 }
 
-fn list(report: &FilesReport<'_>, screen: &Screen) -> String {
-    let mut text = head(screen, &report.image);
-    text.push('\n');
+fn list(report: &FilesReport<'_>, screen: &Screen, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", head(screen, &report.image))?;
     let owner = |row: &FileRow<'_>| format!("{}:{}", row.uid, row.gid);
     let size = |row: &FileRow<'_>| match (row.kind, row.device) {
         (FileType::File | FileType::HardLink, _) => human_size(row.size_bytes),
         (_, Some((major, minor))) => format!("{major},{minor}"),
         _ => "-".to_owned(),
     };
-    let owners = report
-        .files
-        .iter()
-        .map(|r| owner(r).len())
-        .max()
-        .unwrap_or(0);
+    let owners = report.files.iter().map(|r| owner(&r).len());
+    let owners = owners.max().unwrap_or(0);
     let layers = report.layers.len().to_string().len();
-    for row in &report.files {
-        // A String takes any text.
-        let _ = writeln!(
-            text,
+    for row in report.files.iter() {
+        writeln!(
+            out,
             "{} {} {} {} {} {}{}",
             permissions(row.kind, row.mode.0),
-            right(&owner(row), owners),
-            right(&size(row), 6),
+            right(&owner(&row), owners),
+            right(&size(&row), 6),
             time(row.mtime),
             right(&row.layer.to_string(), layers),
-            painted(row, &format!("/{}", escaped(row.path.bytes())), screen),
-            tail(row, screen),
-        );
+            painted(&row, &format!("/{}", escaped(row.path.bytes())), screen),
+            tail(&row, screen),
+        )?;
     }
-    legend(&mut text, report, screen);
-    text
+    legend(report, screen, out)
 }
 
-fn tree(report: &FilesReport<'_>, screen: &Screen) -> String {
-    let mut text = head(screen, &report.image);
-    text.push('\n');
+fn tree(report: &FilesReport<'_>, screen: &Screen, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", head(screen, &report.image))?;
     let layers = report.layers.len().to_string().len();
-    let Some(top) = report.files.first() else {
-        return text;
-    };
-    let depths: Vec<usize> = report
-        .files
-        .iter()
-        .map(|row| below(top.path.bytes(), row.path.bytes()))
-        .collect();
-    // From the end, so that each line knows which of the folders above it go on below it.
+    let files = &report.files;
+    if files.is_empty() {
+        return Ok(());
+    }
+    let top = files.path(0);
+    let depth = |at: usize| below(top, files.path(at));
+    // Whether the folder that a row is in goes on below it: known from the end.
+    let mut goes_on = vec![false; files.len()];
     let mut open: Vec<bool> = Vec::new();
-    let mut lines = Vec::with_capacity(report.files.len());
-    for (row, depth) in report.files.iter().zip(&depths).rev() {
+    for at in (0..files.len()).rev() {
+        open.resize(depth(at) + 1, false);
+        goes_on[at] = std::mem::replace(&mut open[depth(at)], true);
+    }
+    // The same of the folders above the current row.
+    let mut above: Vec<bool> = Vec::new();
+    for (at, row) in files.iter().enumerate() {
+        let depth = depth(at);
+        above.resize(depth, false);
         let mut guides = String::new();
-        for level in 1..*depth {
-            guides.push_str(if open.get(level).copied().unwrap_or(false) {
-                "│  "
-            } else {
-                "   "
-            });
+        for more in above.iter().skip(1) {
+            guides.push_str(if *more { "│  " } else { "   " });
         }
-        if *depth > 0 {
-            let more = open.get(*depth).copied().unwrap_or(false);
-            guides.push_str(if more { "├─ " } else { "└─ " });
+        if depth > 0 {
+            guides.push_str(if goes_on[at] { "├─ " } else { "└─ " });
         }
-        open.resize(*depth + 1, false);
-        open[*depth] = true;
+        above.push(goes_on[at]);
         let path = row.path.bytes();
-        let name = match *depth {
+        let name = match depth {
             0 => format!("/{}", escaped(path)),
             _ => escaped(path.rsplit(|c| *c == b'/').next().unwrap_or_default()),
         };
         let size = row.tree_bytes.unwrap_or(row.size_bytes);
-        lines.push(format!(
-            "{} {} {}{}{}\n",
+        writeln!(
+            out,
+            "{} {} {}{}{}",
             right(&human_size(size), 6),
             right(&row.layer.to_string(), layers),
             screen.dim(&guides),
-            painted(row, &name, screen),
-            tail(row, screen),
-        ));
+            painted(&row, &name, screen),
+            tail(&row, screen),
+        )?;
     }
-    lines.iter().rev().for_each(|line| text.push_str(line));
-    legend(&mut text, report, screen);
-    text
+    legend(report, screen, out)
 }
 
 /// What made the layers that are in the list.
-fn legend(text: &mut String, report: &FilesReport<'_>, screen: &Screen) {
+fn legend(report: &FilesReport<'_>, screen: &Screen, out: &mut dyn Write) -> io::Result<()> {
     let width = report.layers.len().to_string().len();
-    text.push('\n');
+    writeln!(out)?;
     for layer in &report.layers {
-        if report.files.iter().any(|row| row.layer == layer.layer) {
+        if report.files.has_layer(layer.layer) {
             let number = right(&layer.layer.to_string(), width);
             let made = escaped(blamed(layer).as_bytes());
-            let _ = writeln!(
-                text,
-                "{number}  {}",
-                screen.dim(&screen.fit(&made, width + 2))
-            );
+            let made = screen.dim(&screen.fit(&made, width + 2));
+            writeln!(out, "{number}  {made}")?;
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
