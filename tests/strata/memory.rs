@@ -93,6 +93,7 @@ fn with_files(count: u64) -> Vec<(&'static str, u64)> {
         "from/Dockerfile",
         &format!("FROM {name} AS one\nFROM scratch\nCOPY --from=one /app /b\n"),
     );
+    lab.write("none/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
     let mut peaks = Vec::new();
     let mut measure = |what, line: &[&str]| peaks.push((what, peak_kib(&lab, line)));
     measure("cold", &["build", "-t", &name, "many"]);
@@ -102,20 +103,33 @@ fn with_files(count: u64) -> Vec<(&'static str, u64)> {
     measure("push", &["push", &name]);
     measure("RUN that touches all", &["build", "-t", "touch", "touch"]);
     measure("COPY --from", &["build", "-t", "from", "from"]);
-    let clear = "strata rmi touch from $0; strata prune -f";
+    measure("files", &["files", &name]);
+    measure("files --tree", &["files", "--tree", &name]);
+    measure("files as JSON", &["files", "--format=json", &name]);
+    succeed(&mut lab.shell("strata build -t none none"));
+    measure("diff, all gone", &["diff", &name, "none"]);
+    measure("diff as JSON", &["diff", "--format=json", &name, "none"]);
+    measure("diff with a folder", &["diff", "none", "./many"]);
+    let clear = "strata rmi touch from none $0; strata prune -f";
     succeed(lab.shell(clear).arg(&name));
     measure("pull --unpack", &["pull", "--unpack", &name]);
     peaks
 }
 
 /// The most bytes that one more file may cost: half as much again as it does, and far less than where each path is held once more.
-const BYTES_A_FILE: [(&str, u64); 7] = [
+const BYTES_A_FILE: [(&str, u64); 13] = [
     ("cold", 400),
     ("nothing changed", 240),
     ("one file changed", 400),
     ("push", 60),
     ("RUN that touches all", 450),
-    ("COPY --from", 600),
+    ("COPY --from", 450),
+    ("files", 290),
+    ("files --tree", 270),
+    ("files as JSON", 280),
+    ("diff, all gone", 350),
+    ("diff as JSON", 350),
+    ("diff with a folder", 390),
     ("pull --unpack", 240),
 ];
 
