@@ -4,7 +4,8 @@
 //! All are taken by what they hold and never by a guess. A block is known by a digest over the bytes of its headers and the
 //! digests of the contents in it, so that it is recognised before it is compressed; of a content whose digest comes out
 //! only while it is packed, it is the digest up to where the block ends. A file is known by its whole entry, content included. The
-//! result has the same bytes as one that was made from nothing.
+//! result has the same bytes as one that was made from nothing. What layers of one build take from each other is in
+//! [`super::twins`].
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -90,7 +91,7 @@ fn maker(compression: Compression) -> String {
     format!("{compression:?} {BLOCK_BYTES} {COMPRESSORS}")
 }
 
-/// An earlier layer.
+/// What a layer may be made from: an earlier one, and those of the same build.
 #[derive(Debug, Default)]
 pub struct Earlier {
     blocks: Option<EarlierBlocks>,
