@@ -391,7 +391,7 @@ impl<'a> Engine<'a> {
                 (key, Step::Run(run, parts))
             }
             Op::Copy(copy) => {
-                let mut key = start("copy 2");
+                let mut key = start("copy 3");
                 let prepared = self.prepare_copy(id, copy, &below, inputs, &mut key)?;
                 (key, Step::Copy(copy, prepared))
             }

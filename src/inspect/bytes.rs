@@ -4,6 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Serialize, Serializer};
 
+use crate::layer::{EntryRef, KindRef};
+
 /// Bytes as text; what is not UTF-8 is replaced by U+FFFD.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Text<'a>(pub &'a [u8]);
@@ -68,6 +70,16 @@ impl<'a> TargetText<'a> {
         TargetText {
             target: Text(target),
             target_base64: Exact(target),
+        }
+    }
+
+    /// Of a link; `None` of anything else.
+    pub(super) fn of(entry: EntryRef<'a>) -> Option<TargetText<'a>> {
+        match entry.kind {
+            KindRef::Symlink { target } | KindRef::HardLink { target } => {
+                Some(TargetText::new(target))
+            }
+            _ => None,
         }
     }
 

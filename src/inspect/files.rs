@@ -249,12 +249,7 @@ impl<'a> FileRows<'a> {
                 KindRef::File { content, .. } => content,
                 _ => None,
             }),
-            target: match entry.kind {
-                KindRef::Symlink { target } | KindRef::HardLink { target } => {
-                    Some(TargetText::new(target))
-                }
-                _ => None,
-            },
+            target: TargetText::of(entry),
             device: match entry.kind {
                 KindRef::CharDevice { major, minor } | KindRef::BlockDevice { major, minor } => {
                     Some((major, minor))

@@ -156,12 +156,7 @@ pub(super) fn state<'a>(
             KindRef::File { content, .. } => content,
             _ => None,
         }),
-        target: match entry.kind {
-            KindRef::Symlink { target } | KindRef::HardLink { target } => {
-                Some(TargetText::new(target))
-            }
-            _ => None,
-        },
+        target: TargetText::of(entry),
         source: source.map(|(path, origin)| SourceRow::new(path, origin)),
     }
 }
