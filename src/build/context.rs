@@ -335,6 +335,7 @@ impl<'a> Contexts<'a> {
         let (folder, toc) = Folder::walk(
             &context.folder,
             context.ignore.as_ref().map(|(i, _)| i),
+            Some(self.store.root()),
             Some(hashes),
         )?;
         Ok(Tree::of_folder(Arc::new(folder), toc))

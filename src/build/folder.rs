@@ -1,7 +1,8 @@
 //! A folder of the host as a tree: the build context, a named context, a checkout, an unpacked archive.
 //!
 //! The folder is read in place and read once: names and metadata in one walk, contents when a step asks for them. What a
-//! content hashed to in an earlier build counts as long as device, inode, size, mtime and ctime are the same.
+//! content hashed to in an earlier build counts as long as device, inode, size, mtime and ctime are the same. What others
+//! remove while the walk looks at it was never there, and a store that lies in the folder is no part of it: the build writes to it.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -13,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags};
+use rustix::io::Errno;
 
 use crate::dockerfile::ignore::{Ignore, State};
 use crate::layer::{Entry, FileStamp, Kind, KindRef, Meta, Source, Toc, TocBuilder};
@@ -57,13 +59,14 @@ struct Seen {
 
 impl Folder {
     /// Reads the names and metadata below `path` that `ignore` lets through. Owners are 0:0 and attributes none: whose
-    /// files they are on the host says nothing about the image.
+    /// files they are on the host says nothing about the image. A directory that is `store` is left out.
     pub(super) fn walk(
         path: &Path,
         ignore: Option<&Ignore>,
+        store: Option<&Path>,
         hashes: Option<FileHashes>,
     ) -> Result<(Folder, Toc), BuildError> {
-        let failed = |source: rustix::io::Errno| BuildError::Context {
+        let failed = |source: Errno| BuildError::Context {
             path: path.to_owned(),
             source: source.into(),
         };
@@ -72,8 +75,12 @@ impl Folder {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
+        let store = store.and_then(|path| {
+            rustix::fs::statx(rustix::fs::CWD, path, AtFlags::empty(), StatxFlags::INO).ok()
+        });
         let mut walk = Walk {
             ignore,
+            store: store.map(|stat| (device(&stat), stat.stx_ino)),
             now_ns: i128::try_from(now.as_nanos()).unwrap_or(i128::MAX),
             table: TocBuilder::default(),
             files: Vec::new(),
@@ -243,6 +250,8 @@ fn hash_file(file: &mut std::fs::File) -> std::io::Result<Digest> {
 
 struct Walk<'a> {
     ignore: Option<&'a Ignore>,
+    /// Device and inode of the store's directory.
+    store: Option<(u64, u64)>,
     /// When it began, nanoseconds since 1970: what is hashed, is hashed later.
     now_ns: i128,
     table: TocBuilder,
@@ -251,7 +260,7 @@ struct Walk<'a> {
     links: HashMap<usize, (u64, u64)>,
 }
 
-type WalkError = (Vec<u8>, rustix::io::Errno);
+type WalkError = (Vec<u8>, Errno);
 
 impl Walk<'_> {
     fn put(&mut self, entry: Entry) {
@@ -291,7 +300,11 @@ impl Walk<'_> {
         let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
         let mut listing = RawDir::new(dir, &mut buffer);
         while let Some(item) = listing.next() {
-            let item = item.map_err(|e| (path.clone(), e))?;
+            let item = match item {
+                // The directory was removed.
+                Err(Errno::NOENT) => break,
+                item => item.map_err(|e| (path.clone(), e))?,
+            };
             let name = item.file_name();
             if name != c"." && name != c".." {
                 names.push(name.to_owned());
@@ -323,9 +336,24 @@ impl Walk<'_> {
         if excluded && !ignore.is_some_and(|i| i.may_reinclude_below(path)) {
             return Ok(());
         }
-        let stat = stat(dir, name).map_err(|e| (path.clone(), e))?;
+        let failed = |path: &[u8], errno| match errno {
+            Errno::NOENT => Ok(()),
+            errno => Err((path.to_vec(), errno)),
+        };
+        let stat = match stat(dir, name) {
+            Ok(stat) => stat,
+            Err(errno) => return failed(path, errno),
+        };
         let kind = match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
+            FileType::Directory if self.store == Some((device(&stat), stat.stx_ino)) => {
+                return Ok(());
+            }
             FileType::Directory => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let inner = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+                    Ok(inner) => inner,
+                    Err(errno) => return failed(path, errno),
+                };
                 let at = self.table.len();
                 self.put(entry_of(
                     path.clone(),
@@ -335,9 +363,6 @@ impl Walk<'_> {
                         implied: false,
                     },
                 ));
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let inner = rustix::fs::openat(dir, name, flags, Mode::empty())
-                    .map_err(|e| (path.clone(), e))?;
                 self.directory(&inner, path, &rules)?;
                 // An excluded directory is there only for what was brought back in it.
                 if excluded && self.table.len() == at + 1 {
@@ -359,13 +384,12 @@ impl Walk<'_> {
                     content: None,
                 }
             }
-            FileType::Symlink => {
-                let target =
-                    rustix::fs::readlinkat(dir, name, Vec::new()).map_err(|e| (path.clone(), e))?;
-                Kind::Symlink {
+            FileType::Symlink => match rustix::fs::readlinkat(dir, name, Vec::new()) {
+                Ok(target) => Kind::Symlink {
                     target: target.into_bytes(),
-                }
-            }
+                },
+                Err(errno) => return failed(path, errno),
+            },
             FileType::CharacterDevice => Kind::CharDevice {
                 major: stat.stx_rdev_major,
                 minor: stat.stx_rdev_minor,
@@ -442,10 +466,56 @@ mod tests {
             ("**/keep", "a a/deep a/other b b/x c"),
         ] {
             let ignore = Ignore::parse(rules).unwrap();
-            let (_, toc) = Folder::walk(dir.path(), Some(&ignore), None).unwrap();
+            let (_, toc) = Folder::walk(dir.path(), Some(&ignore), None, None).unwrap();
             let paths: Vec<String> = toc.entries().map(|e| lossy(&e.path)).collect();
             assert_eq!(paths.join(" ").trim(), want, "{rules:?}");
         }
+    }
+
+    #[test]
+    fn a_store_in_it_is_no_part_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("a/store");
+        for path in [&store, &dir.path().join("b")] {
+            std::fs::create_dir_all(path.join("store")).unwrap();
+            std::fs::write(path.join("c"), "").unwrap();
+        }
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("a/store", &link).unwrap();
+        let paths = |root: &Path, store: &Path| {
+            let (_, toc) = Folder::walk(root, None, Some(store), None).unwrap();
+            let paths: Vec<String> = toc.entries().map(|e| lossy(&e.path)).collect();
+            paths.join(" ").trim().to_owned()
+        };
+        assert_eq!(paths(dir.path(), &store), "a b b/c b/store link");
+        assert_eq!(paths(dir.path(), &link), "a b b/c b/store link");
+        // A context that the store holds, as a checkout, has all its files.
+        assert_eq!(paths(&store, dir.path()), "c store");
+        assert_eq!(paths(&store, &store), "c store");
+    }
+
+    #[test]
+    fn what_is_removed_meanwhile_was_never_there() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("z"), "").unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let a = dir.path().join("a");
+                while !done.load(Ordering::Relaxed) {
+                    std::fs::create_dir_all(a.join("b")).unwrap();
+                    std::fs::write(a.join("b/c"), "").unwrap();
+                    std::os::unix::fs::symlink("c", a.join("b/d")).unwrap();
+                    std::fs::remove_dir_all(&a).unwrap();
+                }
+            });
+            let sound = (0..2000).all(|_| {
+                let walked = Folder::walk(dir.path(), None, None, None);
+                walked.is_ok_and(|(_, toc)| toc.get(b"z").is_some())
+            });
+            done.store(true, Ordering::Relaxed);
+            assert!(sound);
+        });
     }
 
     #[test]
@@ -458,7 +528,7 @@ mod tests {
             (Some(0), true, small, false),
             (None, true, large, false),
         ] {
-            let (mut folder, _) = Folder::walk(dir.path(), None, None).unwrap();
+            let (mut folder, _) = Folder::walk(dir.path(), None, None, None).unwrap();
             let seen = Seen {
                 device,
                 inode: 2,
@@ -495,7 +565,7 @@ mod tests {
         std::fs::write(dir.path().join("a"), "x").unwrap();
         std::fs::hard_link(dir.path().join("a"), dir.path().join("b")).unwrap();
         std::os::unix::fs::chown(dir.path().join("a"), Some(5), Some(6)).unwrap();
-        let (folder, toc) = Folder::walk(dir.path(), None, None).unwrap();
+        let (folder, toc) = Folder::walk(dir.path(), None, None, None).unwrap();
         let meta = toc.get(b"a").unwrap().meta;
         assert_eq!((meta.uid, meta.gid), (0, 0));
         // After the root.

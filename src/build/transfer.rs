@@ -506,7 +506,7 @@ fn list_file(
 
 /// A checkout as a tree, with the modes git knows, whatever the umask was.
 pub(super) fn repository_tree(folder: &Path, mtime: Option<i64>) -> Result<Tree, BuildError> {
-    let (folder, toc) = Folder::walk(folder, None, None)?;
+    let (folder, toc) = Folder::walk(folder, None, None, None)?;
     let entries = toc.entries().map(|mut entry| {
         entry.meta.mode = match &entry.kind {
             Kind::Symlink { .. } => 0o777,

@@ -254,6 +254,31 @@ fn whenever_its_base_was_unpacked() {
     }
 }
 
+/// A store in the context is no part of it: it would be in the image, and no step that copies it would ever be cached.
+#[test]
+fn wherever_the_store_is() {
+    for lab in labs_with_one_id() {
+        lab.write(
+            "c/Dockerfile",
+            "FROM @REG@/busybox\nCOPY . /c\nRUN find /c >/found\n",
+        );
+        lab.write("c/a/b", "");
+        let digest = |store: &str, flags: &str| {
+            succeed(&mut lab.shell(&format!(
+                "strata --root {store} build {flags} --build-arg SOURCE_DATE_EPOCH=1700000000 --metadata-file m.json \
+                 -o type=image,rewrite-timestamp=true c"
+            )));
+            let text = std::fs::read(lab.folder.join("m.json")).expect("it was written");
+            let metadata: BTreeMap<String, serde_json::Value> =
+                serde_json::from_slice(&text).expect("it is JSON");
+            metadata["containerimage.digest"].clone()
+        };
+        let beside = digest("store", "");
+        assert_eq!(digest("c/a/store", ""), beside);
+        assert_eq!(digest("c/a/store", "--expect-cached"), beside);
+    }
+}
+
 /// A build after a change takes what it can from the one before it; no byte of the result, and of no earlier one, shows that.
 #[test]
 fn whatever_was_built_before() {
