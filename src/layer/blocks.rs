@@ -18,7 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::compress::{BLOCK_BYTES, Encoder};
@@ -40,6 +40,10 @@ const LEAST_BYTES: usize = BLOCK_BYTES / 2;
 
 /// One name in so many ends a block. Another value gives other blobs.
 const CUT_BY: u32 = 16;
+
+/// How many there are for this process, asked once: it takes reading what control groups allow.
+static CORES: LazyLock<usize> =
+    LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
 
 /// A blob that was made of blocks.
 pub(super) struct Written {
@@ -96,7 +100,7 @@ pub(super) fn write(
     produce: impl FnOnce(&mut Blocks) -> Result<(), Stop>,
 ) -> Result<Written, LayerError> {
     let threads = match options.threads {
-        0 => thread::available_parallelism().map_or(1, usize::from),
+        0 => *CORES,
         n => n,
     };
     let outs = Outs::default();
@@ -379,7 +383,7 @@ impl Blocks<'_> {
 
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
         while !bytes.is_empty() {
-            let spare = self.spare()?;
+            let spare = self.spare(bytes.len())?;
             let count = spare.len().min(bytes.len());
             spare[..count].copy_from_slice(&bytes[..count]);
             self.current.advance(count);
@@ -391,12 +395,13 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// Room in the current block, never none.
-    pub(super) fn spare(&mut self) -> Result<&mut [u8], Stop> {
+    /// Room in the current block, never none: for `wanted` bytes, or all there is. (What a block is told by depends on how it was
+    /// filled, so that must not depend on the buffer.)
+    pub(super) fn spare(&mut self, wanted: usize) -> Result<&mut [u8], Stop> {
         if self.current.is_full() {
             self.send()?;
         }
-        Ok(self.current.spare())
+        Ok(self.current.spare(wanted))
     }
 
     /// Says that [`Blocks::spare`] begins with `count` bytes from `offset` on of a content now, and whether it ends with them.

@@ -333,9 +333,9 @@ fn stream(
     // Whether the input has said that it is at its end: by giving less than was asked for.
     let mut ended = false;
     while left > 0 {
-        let spare = blocks.spare()?;
         // One byte more than there should be, where there is room: it tells a file that grows without another call.
         let wanted = usize::try_from(left).map_or(usize::MAX, |n| n.saturating_add(1));
+        let spare = blocks.spare(wanted)?;
         let room = spare.len().min(wanted);
         let count = match input.read(&mut spare[..room]) {
             Ok(count) => count,

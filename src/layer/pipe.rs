@@ -6,6 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::oci::{Digest, Hasher};
 
+/// What a buffer has at first. Most layers need no more, and clearing what is not needed takes longer than packing them.
+const FIRST_BYTES: usize = 32 << 10;
+
 /// So many buffers of one size and no more: memory is bounded by waiting for one to come back.
 pub(crate) struct Pool {
     state: Mutex<State>,
@@ -41,7 +44,7 @@ impl Pool {
             }
             if state.unmade > 0 {
                 state.unmade -= 1;
-                break vec![0; self.size];
+                break vec![0; self.size.min(FIRST_BYTES)];
             }
             let waited = self.returned.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
@@ -62,8 +65,14 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// The part that holds nothing yet.
-    pub(crate) fn spare(&mut self) -> &mut [u8] {
+    /// The part that holds nothing yet, or enough of it for `wanted` bytes.
+    pub(crate) fn spare(&mut self, wanted: usize) -> &mut [u8] {
+        let room = self.bytes.len() - self.filled;
+        if room < wanted && self.bytes.len() < self.pool.size {
+            let mut whole = vec![0; self.pool.size];
+            whole[..self.filled].copy_from_slice(&self.bytes[..self.filled]);
+            self.bytes = whole;
+        }
         &mut self.bytes[self.filled..]
     }
 
@@ -74,7 +83,7 @@ impl Buffer {
 
     /// Whether nothing fits any more.
     pub(crate) fn is_full(&self) -> bool {
-        self.filled == self.bytes.len()
+        self.filled == self.pool.size
     }
 }
 
@@ -196,11 +205,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_buffer_has_room_for_what_is_wanted() {
+        let size = 3 * FIRST_BYTES;
+        let pool = Pool::new(1, size);
+        let mut buffer = pool.take();
+        buffer.spare(1)[0] = 7;
+        buffer.advance(1);
+        assert_eq!(buffer.spare(FIRST_BYTES - 1).len(), FIRST_BYTES - 1);
+        assert_eq!(buffer.spare(FIRST_BYTES).len(), size - 1);
+        assert_eq!(*buffer, [7]);
+        buffer.advance(size);
+        assert!(buffer.is_full() && buffer.spare(1).is_empty());
+        drop(buffer);
+        assert_eq!(pool.take().spare(1).len(), size);
+    }
+
+    #[test]
     fn contents_are_told_apart() {
         let pool = Pool::new(1, 8);
         let (sender, receiver) = mpsc::channel();
         let mut buffer = pool.take();
-        buffer.spare()[..6].copy_from_slice(b"abcdef");
+        buffer.spare(6)[..6].copy_from_slice(b"abcdef");
         buffer.advance(6);
         let parts = vec![(0..2, true), (2..2, true), (3..6, false)];
         sender.send(Piece::Parts(Arc::new(buffer), parts)).unwrap();

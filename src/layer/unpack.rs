@@ -152,7 +152,7 @@ type Filled = io::Result<Arc<Buffer>>;
 fn fill(input: &mut impl Read, pool: &Arc<Pool>) -> io::Result<Buffer> {
     let mut buffer = pool.take();
     while !buffer.is_full() {
-        match input.read(buffer.spare()) {
+        match input.read(buffer.spare(usize::MAX)) {
             Ok(0) => break,
             Ok(count) => buffer.advance(count),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -5,10 +5,9 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use rustix::process::Pid;
 
 use super::error::SandboxError;
 use super::spec::Limits;
@@ -18,6 +17,9 @@ const CPU_PERIOD_US: u64 = 100_000;
 
 /// The smallest quota that the kernel takes, in microseconds.
 const MIN_CPU_QUOTA_US: u64 = 1_000;
+
+/// The processes of a group.
+const PROCESSES: &str = "cgroup.procs";
 
 /// A controller that has a limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +62,8 @@ struct Setting {
 #[derive(Debug)]
 pub struct Group {
     directories: Vec<PathBuf>,
+    /// The file [`PROCESSES`] of each.
+    processes: Vec<OwnedFd>,
 }
 
 impl Group {
@@ -71,6 +75,7 @@ impl Group {
     pub fn new(limits: &Limits) -> Result<Self, SandboxError> {
         let mut group = Self {
             directories: Vec::new(),
+            processes: Vec::new(),
         };
         if limits.is_empty() {
             return Ok(group);
@@ -107,26 +112,34 @@ impl Group {
                 }
             }
         }
+        let open = |(index, directory): (usize, &PathBuf)| {
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .open(directory.join(PROCESSES));
+            file.map(OwnedFd::from)
+                .map_err(|source| group.refusal(index, source))
+        };
+        let opened = group.directories.iter().enumerate().map(open);
+        group.processes = opened.collect::<Result<_, _>>()?;
         Ok(group)
     }
 
-    /// Puts a process into the groups.
-    ///
-    /// # Errors
-    ///
-    /// [`SandboxError::ControlGroup`].
-    pub fn add(&self, pid: Pid) -> Result<(), SandboxError> {
-        for directory in &self.directories {
-            let path = directory.join("cgroup.procs");
-            fs::write(&path, pid.as_raw_nonzero().to_string()).map_err(|source| {
-                SandboxError::ControlGroup {
-                    controller: "a process",
-                    reason: format!("{} does not take it", path.display()),
-                    source,
-                }
-            })?;
+    /// Where a process writes `0` to join the groups, whatever its root is.
+    pub(super) fn processes(&self) -> &[OwnedFd] {
+        &self.processes
+    }
+
+    /// Why a process could not join one of them, by its place among them.
+    pub(super) fn refusal(&self, index: usize, source: io::Error) -> SandboxError {
+        let directory = self
+            .directories
+            .get(index)
+            .map_or(Path::new(""), PathBuf::as_path);
+        SandboxError::ControlGroup {
+            controller: "a process",
+            reason: format!("{} does not take it", directory.join(PROCESSES).display()),
+            source,
         }
-        Ok(())
     }
 
     /// The directory of this group in the hierarchy of `controller`, made if it is not there yet.

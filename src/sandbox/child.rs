@@ -1,16 +1,17 @@
-//! What the new process does between fork and exec.
+//! What the new process does before it executes the command.
 //!
-//! It is a copy of one thread of a process that may have many, so any lock may be held for ever: only system calls on data that was
-//! prepared before the fork, no allocation, nothing that can panic. Whatever fails goes back through a pipe as two numbers.
+//! It uses the memory of a process that may have many threads, so any lock may be held for ever: only system calls on data that was
+//! prepared before, no allocation, nothing that can panic. Of that memory it changes one place, where it says what has failed.
 
 #![expect(unsafe_code, reason = "exec")]
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use libc::{c_char, sock_filter};
+use libc::{c_char, c_int, c_void, sock_filter};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -61,11 +62,11 @@ const READ_ONLY: [&CStr; 5] = [
 
 /// What the child was doing when it failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
 pub(super) enum Step {
     Session,
-    Proc,
     ControlGroup,
+    ControlGroupNamespace,
+    Proc,
     OldRoot,
     Masks,
     Streams,
@@ -78,26 +79,12 @@ pub(super) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 12] = [
-        Self::Session,
-        Self::Proc,
-        Self::ControlGroup,
-        Self::OldRoot,
-        Self::Masks,
-        Self::Streams,
-        Self::Limit,
-        Self::WorkingDirectory,
-        Self::Capabilities,
-        Self::Seccomp,
-        Self::User,
-        Self::Exec,
-    ];
-
     pub(super) fn what(self) -> &'static str {
         match self {
             Self::Session => "a session of its own",
+            Self::ControlGroup => "joining a control group",
+            Self::ControlGroupNamespace => "a control group namespace",
             Self::Proc => "mounting /proc",
-            Self::ControlGroup => "a control group namespace",
             Self::OldRoot => "leaving the old root",
             Self::Masks => "masking parts of /proc and /sys",
             Self::Streams => "connecting the standard streams",
@@ -111,35 +98,12 @@ impl Step {
     }
 }
 
-/// What a failed child tells: the step, which of several (limits), and the error number.
+/// What a failed child tells: the step, which of several (control groups, limits), and the error number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Report {
     pub(super) step: Step,
-    pub(super) index: u32,
-    pub(super) errno: i32,
-}
-
-impl Report {
-    /// Length on the pipe; a pipe takes so few bytes at once.
-    pub(super) const LENGTH: usize = 12;
-
-    fn encode(self) -> [u8; Self::LENGTH] {
-        let [a, b, c, d] = (self.step as u32).to_ne_bytes();
-        let [e, f, g, h] = self.index.to_ne_bytes();
-        let [i, j, k, l] = self.errno.to_ne_bytes();
-        [a, b, c, d, e, f, g, h, i, j, k, l]
-    }
-
-    /// `None` if these are not bytes that [`Report::encode`] made.
-    pub(super) fn decode(bytes: &[u8; Self::LENGTH]) -> Option<Self> {
-        let &[a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
-        let step = u32::from_ne_bytes([a, b, c, d]);
-        Some(Self {
-            step: Step::ALL.into_iter().find(|&known| known as u32 == step)?,
-            index: u32::from_ne_bytes([e, f, g, h]),
-            errno: i32::from_ne_bytes([i, j, k, l]),
-        })
-    }
+    pub(super) index: usize,
+    pub(super) errno: Errno,
 }
 
 /// The command's standard streams; `None` is strata's own.
@@ -173,29 +137,28 @@ pub(super) struct Program<'a> {
     pub(super) restricted: bool,
     pub(super) filters: &'a [&'static [sock_filter]],
     pub(super) streams: &'a Streams,
-    /// A byte comes when the process is in its control groups; end of file means that strata is no more.
-    pub(super) go: BorrowedFd<'a>,
-    /// Where a report goes; exec closes it.
-    pub(super) report: BorrowedFd<'a>,
+    /// The `cgroup.procs` of its control groups.
+    pub(super) groups_to_join: &'a [OwnedFd],
+    /// The thread that started the process: it can be read from when that has ended.
+    pub(super) keeper: BorrowedFd<'a>,
+    /// What has failed, if something has.
+    pub(super) report: Cell<Option<Report>>,
 }
 
-/// Becomes the command, or reports and ends.
-///
-/// # Safety
-///
-/// Only in a child of [`sys::fork_into_pid_namespace`]; `arguments` and `environment` must be null-terminated arrays of C strings
-/// that are alive.
-pub(super) unsafe fn run(program: &Program<'_>) -> ! {
-    // SAFETY: as the caller says.
+/// Becomes the command, or reports and ends. For [`sys::start_in_pid_namespace`], whose argument is a [`Program`]; its `arguments`
+/// and `environment` must be null-terminated arrays of C strings.
+pub(super) extern "C" fn run(program: *mut c_void) -> c_int {
+    // SAFETY: it was made for this call, and is not used by the thread that made it before the call has ended.
+    let program = unsafe { &*program.cast_const().cast::<Program<'_>>() };
+    // SAFETY: the lists are what they must be.
     let report = unsafe { become_command(program) };
-    // The process ends either way, and there is nobody else to tell.
-    let _ = rustix::io::write(program.report, &report.encode());
+    program.report.set(Some(report));
     sys::exit_now(127)
 }
 
 /// # Safety
 ///
-/// As [`run`].
+/// The program's lists must be null-terminated arrays of C strings.
 unsafe fn become_command(program: &Program<'_>) -> Report {
     if let Err(report) = prepare(program) {
         return report;
@@ -224,27 +187,22 @@ unsafe fn become_command(program: &Program<'_>) -> Report {
     Report {
         step: Step::Exec,
         index: 0,
-        errno: failure.raw_os_error(),
+        errno: failure,
     }
 }
 
 fn prepare(program: &Program<'_>) -> Result<(), Report> {
-    let at = |step: Step| {
-        move |errno: Errno| Report {
-            step,
-            index: 0,
-            errno: errno.raw_os_error(),
-        }
-    };
-    die_with_parent(program.go).map_err(at(Step::Session))?;
-    // Wait for the control groups.
-    match rustix::io::read(program.go, &mut [0_u8; 1]) {
-        Ok(1) => {}
-        _ => sys::exit_now(127),
+    let of_several = |step: Step, index: usize| move |errno: Errno| Report { step, index, errno };
+    let at = |step: Step| of_several(step, 0);
+    die_with(program.keeper).map_err(at(Step::Session))?;
+    for (index, group) in program.groups_to_join.iter().enumerate() {
+        // Whoever writes this.
+        let joined = rustix::io::write(group, b"0").map(drop);
+        joined.map_err(of_several(Step::ControlGroup, index))?;
     }
     rustix::process::setsid().map_err(at(Step::Session))?;
     // In its groups now, so these become the root of what it sees of them.
-    sys::unshare(UnshareFlags::NEWCGROUP).map_err(at(Step::ControlGroup))?;
+    sys::unshare(UnshareFlags::NEWCGROUP).map_err(at(Step::ControlGroupNamespace))?;
 
     mount_proc().map_err(at(Step::Proc))?;
     unmount(c".", UnmountFlags::DETACH).map_err(at(Step::OldRoot))?;
@@ -254,12 +212,8 @@ fn prepare(program: &Program<'_>) -> Result<(), Report> {
     mount_control_groups();
 
     connect(program).map_err(at(Step::Streams))?;
-    for (index, (resource, limit)) in (0..).zip(program.limits) {
-        setrlimit(*resource, *limit).map_err(|errno| Report {
-            step: Step::Limit,
-            index,
-            errno: errno.raw_os_error(),
-        })?;
+    for (index, (resource, limit)) in program.limits.iter().enumerate() {
+        setrlimit(*resource, *limit).map_err(of_several(Step::Limit, index))?;
     }
     // As root still: the folder may be one that the user cannot reach, and runtimes allow that.
     rustix::process::chdir(program.cwd).map_err(at(Step::WorkingDirectory))?;
@@ -278,7 +232,7 @@ fn prepare(program: &Program<'_>) -> Result<(), Report> {
         keep_capabilities(kept).map_err(at(Step::Capabilities))?;
     }
     // Changing ids cleared it.
-    die_with_parent(program.go).map_err(at(Step::Session))?;
+    die_with(program.keeper).map_err(at(Step::Session))?;
     match sys::close_from_on_exec(3) {
         // Before Linux 5.11: everything of strata's is close-on-exec by itself.
         Ok(()) | Err(Errno::INVAL | Errno::NOSYS) => Ok(()),
@@ -286,21 +240,18 @@ fn prepare(program: &Program<'_>) -> Result<(), Report> {
     }
 }
 
-/// SIGKILL when the thread that forked this process ends, also if it has ended already.
-fn die_with_parent(go: BorrowedFd<'_>) -> Result<(), Errno> {
+/// SIGKILL when the thread that started this process ends, also if it has ended already.
+fn die_with(keeper: BorrowedFd<'_>) -> Result<(), Errno> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The other end of the pipe is the parent's; nobody else holds it for long.
-    let mut ends = [PollFd::from_borrowed_fd(go, PollFlags::IN)];
+    let mut ends = [PollFd::from_borrowed_fd(keeper, PollFlags::IN)];
     let now = rustix::event::Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    poll(&mut ends, Some(&now))?;
-    let [end] = &ends;
-    if end.revents().contains(PollFlags::HUP) && !end.revents().contains(PollFlags::IN) {
-        sys::exit_now(127);
+    match poll(&mut ends, Some(&now))? {
+        0 => Ok(()),
+        _ => sys::exit_now(127),
     }
-    Ok(())
 }
 
 /// The process list of this PID namespace.

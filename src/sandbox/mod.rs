@@ -16,9 +16,9 @@
 //!   │ a thread
 //!   ▼
 //! sandbox thread     leaves mount, IPC, UTS (and network) namespaces; builds the mounts in ordinary code; pivot_root
-//!   │ fork into a PID namespace             ▲ why it failed, or nothing: it was executed
+//!   │ vfork into a PID namespace            ▲ why it failed, or nothing: it was executed
 //!   ▼                                       │
-//! child              waits for its control groups; /proc, masks; limits, capabilities, seccomp, ids; exec
+//! child              joins its control groups; /proc, masks; limits, capabilities, seccomp, ids; exec
 //! ```
 //!
 //! The thread then waits for the command, and the kernel kills the command when the thread ends, at the latest with strata.
@@ -31,7 +31,7 @@
 //! nothing, when a program gives a file or itself to another id or makes a device, so that tar, dpkg and rpm get on. What
 //! a program reads back is the truth (0), so one that checks, as apt does for its sandbox user, must be told not to switch.
 //!
-//! Concurrency: any number of sandboxes at once; between fork and exec only async-signal-safe calls are made.
+//! Concurrency: any number of sandboxes at once; before exec the child only makes system calls.
 //!
 //! Needs Linux 5.12; before 6.5 overlays are mounted another way, and before 6.15 a detached root filesystem or bind source can
 //! be used by one sandbox only.

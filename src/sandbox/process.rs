@@ -1,8 +1,8 @@
 //! A command from its [`Spec`] to its exit status.
 
+use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -11,7 +11,6 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
 };
@@ -24,7 +23,7 @@ use super::mounts::{self, Sources};
 use super::seccomp;
 use super::spec::{Security, Spec, Stdio};
 use super::stubs::Created;
-use super::sys::{self, Forked};
+use super::sys;
 use super::userns::{self, Privilege};
 
 /// Where a command is looked for if its environment has no `PATH`.
@@ -313,8 +312,7 @@ fn start(
     if let Stdio::Capture { stdout, stderr } = spec.stdio {
         (streams.stdout, streams.stderr, streams.chown) = (Some(stdout), Some(stderr), true);
     }
-    let (go_read, go) = pipe_with(PipeFlags::CLOEXEC).map_err(start("a pipe"))?;
-    let (report, report_write) = pipe_with(PipeFlags::CLOEXEC).map_err(start("a pipe"))?;
+    let keeper = sys::this_thread().map_err(start("a pidfd"))?;
     let candidates: Vec<_> = text.candidates.iter().map(CString::as_c_str).collect();
     let program = Program {
         candidates: &candidates,
@@ -337,69 +335,40 @@ fn start(
         restricted,
         filters: &filters,
         streams: &streams,
-        go: go_read.as_fd(),
-        report: report_write.as_fd(),
+        groups_to_join: group.processes(),
+        keeper: keeper.as_fd(),
+        report: Cell::new(None),
     };
-    let (pid, pidfd) = fork(&program).map_err(start("a process"))?;
+    let (pid, pidfd) = begin(&program).map_err(start("a process"))?;
+    let report = program.report.get();
     // The child alone keeps the mounts, so that they are gone when it is.
     move_into_thread_name_spaces(outside.as_fd(), ThreadNameSpaceType::MOUNT)
         .map_err(start("leaving the sandbox"))?;
-    drop((streams, go_read, report_write));
-    // On any error from here on, dropping `go` ends the child.
-    let reported = group.add(pid).and_then(|()| {
-        rustix::io::write(&go, &[1]).map_err(start("releasing the command"))?;
-        read_report(report).map_err(SandboxError::start("starting the command"))
-    });
-    match reported {
-        Ok(None) => Ok((
+    if let Some(report) = report {
+        wait_for(pid)?;
+        return Err(text.explain(report, &spec.rlimits, group));
+    }
+    Ok((
+        pid,
+        Started {
             pid,
-            Started {
-                pid,
-                pidfd,
-                created: world.created,
-                terminal: master,
-            },
-        )),
-        Ok(Some(report)) => {
-            wait_for(pid)?;
-            Err(text.explain(report, &spec.rlimits))
-        }
-        Err(error) => {
-            drop(go);
-            wait_for(pid)?;
-            Err(error)
-        }
-    }
-}
-
-#[expect(unsafe_code, reason = "fork")]
-fn fork(program: &Program<'_>) -> Result<(Pid, OwnedFd), Errno> {
-    // No handler of strata's may run in the child: what it touches is a copy.
-    let signals = sys::block_signals();
-    // SAFETY: the child only calls `child::run`, which keeps to async-signal-safe calls and ends in exec or exit.
-    let forked = unsafe { sys::fork_into_pid_namespace() };
-    if let Ok(Forked::Child) = forked {
-        // SAFETY: this is that child; the lists are null-terminated by `child::pointers`, and their strings live in `text`.
-        unsafe { child::run(program) }
-    }
-    sys::restore_signals(&signals);
-    match forked? {
-        Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
-        Forked::Child => Err(Errno::INVAL),
-    }
-}
-
-fn read_report(report: OwnedFd) -> io::Result<Option<Report>> {
-    let mut bytes = Vec::new();
-    File::from(report).read_to_end(&mut bytes)?;
-    match <[u8; Report::LENGTH]>::try_from(bytes.as_slice()) {
-        _ if bytes.is_empty() => Ok(None),
-        Ok(bytes) => match Report::decode(&bytes) {
-            Some(report) => Ok(Some(report)),
-            None => Err(io::ErrorKind::InvalidData.into()),
+            pidfd,
+            created: world.created,
+            terminal: master,
         },
-        Err(_) => Err(io::ErrorKind::InvalidData.into()),
-    }
+    ))
+}
+
+#[expect(unsafe_code, reason = "vfork")]
+fn begin(program: &Program<'_>) -> Result<(Pid, OwnedFd), Errno> {
+    // No handler of strata's may run in the child: what it touches is strata's.
+    let signals = sys::block_signals();
+    // SAFETY: `child::run` keeps to system calls and ends in exec or exit. It gets the program that it wants: its lists are
+    // null-terminated by `child::pointers`, and their strings live in `text`.
+    let begun =
+        unsafe { sys::start_in_pid_namespace(child::run, (&raw const *program).cast_mut().cast()) };
+    sys::restore_signals(&signals);
+    begun
 }
 
 fn wait_for(pid: Pid) -> Result<Status, SandboxError> {
@@ -471,11 +440,16 @@ impl Text {
     }
 
     /// The child's numbers in words.
-    fn explain(&self, report: Report, rlimits: &[(String, u64, u64)]) -> SandboxError {
-        let source = io::Error::from_raw_os_error(report.errno);
+    fn explain(
+        &self,
+        report: Report,
+        rlimits: &[(String, u64, u64)],
+        group: &Group,
+    ) -> SandboxError {
+        let source = io::Error::from(report.errno);
         let command = || self.command.clone();
         match report.step {
-            Step::Exec if Errno::from_raw_os_error(report.errno) == Errno::NOENT => {
+            Step::Exec if report.errno == Errno::NOENT => {
                 SandboxError::CommandNotFound { command: command() }
             }
             Step::Exec => SandboxError::CommandNotExecutable {
@@ -486,10 +460,8 @@ impl Text {
                 path: PathBuf::from(OsStr::from_bytes(self.cwd.as_bytes())),
                 source,
             },
-            Step::Limit => match usize::try_from(report.index)
-                .ok()
-                .and_then(|index| rlimits.get(index))
-            {
+            Step::ControlGroup => group.refusal(report.index, source),
+            Step::Limit => match rlimits.get(report.index) {
                 Some((name, soft, hard)) => {
                     let own = resource(name)
                         .and_then(|resource| rustix::process::getrlimit(resource).maximum);

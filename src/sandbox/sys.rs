@@ -60,38 +60,86 @@ pub(super) fn mount_setattr(
     check(result).map(drop)
 }
 
-/// Which side of [`fork`] this is.
-pub(super) enum Forked {
-    /// The new process.
-    Child,
-    /// The old one.
-    Parent {
-        /// The child, in this process's PID namespace.
-        pid: Pid,
-        /// A descriptor of the child.
-        pidfd: OwnedFd,
-    },
+/// What a process started by [`start_in_pid_namespace`] stands on; its pages are there when they are used.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Its lower end that may not be used, at least one page of any size.
+const GUARD_BYTES: usize = 64 << 10;
+
+/// Memory for a stack. Who runs over its end, ends.
+struct Stack {
+    start: *mut libc::c_void,
 }
 
-/// Forks into a new PID namespace, without running anything the C library does around fork.
+impl Stack {
+    fn new() -> Result<Self, Errno> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: new memory, at a place of the kernel's choice.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), STACK_BYTES, access, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(last_errno());
+        }
+        let stack = Self { start };
+        // SAFETY: the start of memory that nobody else knows of.
+        match unsafe { libc::mprotect(start, GUARD_BYTES, libc::PROT_NONE) } {
+            0 => Ok(stack),
+            _ => Err(last_errno()),
+        }
+    }
+
+    /// Where it begins: it grows downwards.
+    fn top(&self) -> *mut libc::c_void {
+        self.start.wrapping_byte_add(STACK_BYTES)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: what `new` mapped; whoever stood on it has ended or has memory of its own.
+        unsafe { libc::munmap(self.start, STACK_BYTES) };
+    }
+}
+
+/// Starts a process in a new PID namespace and waits until it has executed a program or ended; says its number and gives a
+/// descriptor of it. Until then it uses the memory of this one, as after `vfork(2)`, and has a stack of its own: copying the page
+/// tables of a large process, and every page that is written to afterwards, would cost more than the rest of a sandbox.
+///
+/// All signals should be blocked: a handler that ran in the new process would change the memory of this one.
 ///
 /// # Safety
 ///
-/// Other threads of this process may hold any lock: the child may make only async-signal-safe calls (in particular neither
-/// allocate nor free), and must end in `execve` or `_exit`.
-pub(super) unsafe fn fork_into_pid_namespace() -> Result<Forked, Errno> {
+/// `child` may only make system calls (in particular neither allocate, nor take a lock, nor unwind), and must end in `execve` or
+/// `_exit`. `argument` must be good for it.
+pub(super) unsafe fn start_in_pid_namespace(
+    child: extern "C" fn(*mut libc::c_void) -> libc::c_int,
+    argument: *mut libc::c_void,
+) -> Result<(Pid, OwnedFd), Errno> {
+    let stack = Stack::new()?;
     let mut pidfd: libc::c_int = -1;
-    let flags = libc::CLONE_NEWPID | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: no CLONE_VM and no stack: the child runs on a copy of this one, as after fork. With CLONE_PIDFD the third argument is
-    // where the descriptor goes, on every architecture; it outlives the call. The caller vouches for the child's conduct.
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) })?;
-    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        None => Ok(Forked::Child),
-        Some(pid) => {
-            // SAFETY: the kernel has just made the descriptor for us, and nobody else knows it.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Forked::Parent { pid, pidfd })
-        }
+    let flags =
+        libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWPID | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: the stack is the child's alone and outlives it, for CLONE_VFORK lets this thread go on when the child no longer uses
+    // this memory. With CLONE_PIDFD the descriptor goes where the fifth argument says, which outlives the call. The caller vouches
+    // for the child's conduct.
+    let pid = unsafe { libc::clone(child, stack.top(), flags, argument, &raw mut pidfd) };
+    let pid = Pid::from_raw(pid)
+        .filter(|_| pid > 0)
+        .ok_or_else(last_errno)?;
+    // SAFETY: the kernel has just made the descriptor for us, and nobody else knows it.
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// A descriptor that can be read from once this thread has ended; before Linux 6.9, once its process has.
+pub(super) fn this_thread() -> Result<OwnedFd, Errno> {
+    const PIDFD_THREAD: u32 = libc::O_EXCL.cast_unsigned();
+    let flags = rustix::process::PidfdFlags::from_bits_retain(PIDFD_THREAD);
+    match rustix::process::pidfd_open(rustix::thread::gettid(), flags) {
+        Err(Errno::INVAL) => rustix::process::pidfd_open(
+            rustix::process::getpid(),
+            rustix::process::PidfdFlags::empty(),
+        ),
+        opened => opened,
     }
 }
 
@@ -99,7 +147,7 @@ pub(super) unsafe fn fork_into_pid_namespace() -> Result<Forked, Errno> {
 ///
 /// # Safety
 ///
-/// The process must have a single thread, or the child keep to what [`fork_into_pid_namespace`] says.
+/// The process must have a single thread, or the child keep to system calls until it ends.
 pub(super) unsafe fn fork() -> Result<Option<Pid>, Errno> {
     // SAFETY: the caller vouches for the child's conduct.
     let pid = unsafe { libc::fork() };

@@ -710,6 +710,67 @@ fn many_run_at_once() {
     });
 }
 
+/// Until it executes the command, the child uses this process's memory.
+#[test]
+fn what_the_child_changes_is_its_own() {
+    let own = || {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let of_it = |line: &&str| {
+            [
+                "Uid", "Gid", "Groups", "Cap", "Seccomp", "SigBlk", "SigIgn", "SigCgt",
+            ]
+            .iter()
+            .any(|name| line.starts_with(name))
+        };
+        let status: Vec<String> = status.lines().filter(of_it).map(str::to_owned).collect();
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        (status, files, std::env::current_dir().unwrap())
+    };
+    let before = own();
+    let world = World::new();
+    let all_ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (world, all_ended) = (&world, &all_ended);
+        let other = scope.spawn(move || {
+            for round in 0_u64.. {
+                // What has just been freed is what is written to next.
+                let lists: Vec<Vec<u64>> = (1..64).map(|size| vec![round; size * 16]).collect();
+                assert!(lists.iter().flatten().all(|&number| number == round));
+                if all_ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        let runs: Vec<_> = (0..4)
+            .map(|number| {
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        let user = |spec: &mut Spec| {
+                            (spec.uid, spec.gid, spec.groups) = (1000 + number, 7, vec![8]);
+                            spec.rlimits = vec![("nofile".to_owned(), 99, 99)];
+                            spec.cwd = "/tmp".into();
+                        };
+                        assert_eq!(
+                            world.shell_with("id -u; ulimit -n; pwd", user),
+                            format!("{}\n99\n/tmp\n", 1000 + number)
+                        );
+                        let missing = world.try_run(&["/no/such"], |_| {}).err();
+                        assert!(matches!(
+                            missing,
+                            Some(SandboxError::CommandNotFound { .. })
+                        ));
+                    }
+                })
+            })
+            .collect();
+        let ended: Vec<_> = runs.into_iter().map(|run| run.join()).collect();
+        all_ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        other.join().unwrap();
+        assert!(ended.iter().all(Result::is_ok));
+    });
+    assert_eq!(own(), before);
+}
+
 #[test]
 fn nothing_stays_mounted_here() {
     let mounts = || {
