@@ -198,6 +198,12 @@ impl Engine<'_> {
             return Err(failed(status.code()));
         }
         cleared?;
+        // Before anything stands on it. What is left of these where a layer below is not packed yet, its publication deals with.
+        if below.iter().all(|layer| layer.is_known()) {
+            let ownership = self.store.tree_options().ownership;
+            let root = Arc::new(open_dir(&upper)?);
+            crate::layer::remove_unchanged_directories(&root, &self.stack(below)?, ownership)?;
+        }
         Ok(Made::Upper { dir: upper })
     }
 

@@ -106,6 +106,12 @@ impl Snapshot {
         self.state().toc.clone()
     }
 
+    /// Whether its table of contents is there without waiting.
+    pub(super) fn is_known(&self) -> bool {
+        let state = self.state();
+        state.toc.is_some() || matches!(state.commit, Commit::Done(_))
+    }
+
     /// Says what its table of contents is. It has to be the final one: layers above are made by it.
     pub(super) fn set_toc(&self, toc: Arc<Toc>) {
         self.state().toc = Some(toc);

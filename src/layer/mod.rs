@@ -55,7 +55,7 @@ mod unpack;
 pub use changes::Changes;
 pub use compare::{Difference, PathDifference, Stored, compare, content_difference};
 pub use compress::{Compression, Decoder, Format, Level};
-pub use diff::{DiffOptions, diff};
+pub use diff::{DiffOptions, diff, remove_unchanged_directories};
 pub use entry::{Change, Entry, Kind, Meta, Source};
 pub use error::{LayerError, TarFault};
 pub use leaks::{Form, Leak, MIN_SECRET_BYTES, Needles};

@@ -319,6 +319,51 @@ fn what_is_left_out() {
 }
 
 #[test]
+fn directories_in_which_nothing_is_left_go() {
+    let world = World::new();
+    for dir in ["tmp/deep/er", "mode", "written", "hidden/sub", "gone/sub"] {
+        fs::create_dir_all(world.path("base").join(dir)).unwrap();
+    }
+    fs::write(world.path("base/hidden/sub/old"), "").unwrap();
+    let lower = Stack::new(vec![Arc::new(world.toc("base"))]);
+    {
+        let merged = world.path("merged");
+        let _mounted = world.mount(&["base"], true);
+        let touch = |dir: &str| {
+            fs::write(merged.join(dir).join("file"), "").unwrap();
+            fs::remove_file(merged.join(dir).join("file")).unwrap();
+        };
+        for dir in ["tmp/deep/er", "mode", "written"] {
+            touch(dir);
+        }
+        fs::set_permissions(merged.join("mode"), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(merged.join("written/new"), "").unwrap();
+        fs::create_dir(merged.join("new")).unwrap();
+        fs::remove_dir(merged.join("gone/sub")).unwrap();
+        // What was in it is gone, though it looks as it did.
+        fs::remove_dir_all(merged.join("hidden")).unwrap();
+        fs::create_dir_all(merged.join("hidden/sub")).unwrap();
+    }
+    let upper = world.path("upper");
+    let entries = || world.diff(&lower).into_iter().map(|change| change.entry);
+    let changes: Vec<Entry> = entries().collect();
+    let time = || fs::metadata(&upper).unwrap().modified().unwrap();
+    let before = time();
+    assert!(upper.join("tmp/deep/er").exists());
+    remove_unchanged_directories(world.root("upper").fd(), &lower, Ownership::Real).unwrap();
+    assert_eq!(time(), before);
+    let dir = fs::File::open(&upper).unwrap();
+    let left = super::names(dir.as_fd()).unwrap();
+    let left: Vec<_> = left
+        .iter()
+        .map(|name| str::from_utf8(name).unwrap())
+        .collect();
+    assert_eq!(left, ["gone", "hidden", "mode", "new", "written"]);
+    assert!(upper.join("hidden/sub").exists());
+    assert!(entries().eq(changes));
+}
+
+#[test]
 fn nothing_changed_is_an_empty_layer() {
     let world = World::new();
     base(&world.path("upper"));
