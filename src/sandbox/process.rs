@@ -340,23 +340,29 @@ fn start(
         report: Cell::new(None),
     };
     let (pid, pidfd) = begin(&program).map_err(start("a process"))?;
-    let report = program.report.get();
+    let not_started = program
+        .report
+        .get()
+        .map(|report| text.explain(report, &spec.rlimits, group));
     // The child alone keeps the mounts, so that they are gone when it is.
-    move_into_thread_name_spaces(outside.as_fd(), ThreadNameSpaceType::MOUNT)
-        .map_err(start("leaving the sandbox"))?;
-    if let Some(report) = report {
-        wait_for(pid)?;
-        return Err(text.explain(report, &spec.rlimits, group));
-    }
-    Ok((
-        pid,
-        Started {
+    let left = move_into_thread_name_spaces(outside.as_fd(), ThreadNameSpaceType::MOUNT);
+    match not_started.map_or(left.map_err(start("leaving the sandbox")), Err) {
+        Ok(()) => Ok((
             pid,
-            pidfd,
-            created: world.created,
-            terminal: master,
-        },
-    ))
+            Started {
+                pid,
+                pidfd,
+                created: world.created,
+                terminal: master,
+            },
+        )),
+        Err(error) => {
+            // If it has not ended by itself. The error is what is to be told.
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            wait_for(pid)?;
+            Err(error)
+        }
+    }
 }
 
 #[expect(unsafe_code, reason = "vfork")]

@@ -105,7 +105,8 @@ impl Drop for Stack {
 /// descriptor of it. Until then it uses the memory of this one, as after `vfork(2)`, and has a stack of its own: copying the page
 /// tables of a large process, and every page that is written to afterwards, would cost more than the rest of a sandbox.
 ///
-/// All signals should be blocked: a handler that ran in the new process would change the memory of this one.
+/// All signals should be blocked: a handler that ran in the new process would change the memory of this one. A child that becomes
+/// another user closes this memory to that user's debuggers, for good: the kernel then clears the "dumpable" of both (prctl(2)).
 ///
 /// # Safety
 ///
