@@ -5,10 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Stat, Timespec, Timestamps, fgetxattr, fstat, futimens, lgetxattr,
-    major, minor, readlinkat, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, Stat, fgetxattr, lgetxattr, major, minor, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::dirfd::{is_overlay_whiteout, names, proc_path};
@@ -19,6 +16,10 @@ use super::{
     Stack,
 };
 use crate::oci::{Digest, Hasher};
+
+mod unchanged;
+
+pub use unchanged::remove_unchanged_directories;
 
 /// The attribute that keeps what an executable may do.
 const CAPABILITY: &str = "security.capability";
@@ -60,95 +61,6 @@ pub fn diff(
     };
     walk.run()?;
     Ok(walk.seen.select())
-}
-
-/// Removes from `upper` the directories that hold nothing and are what `lower` has: something was made in them and is gone again.
-/// They are no change, and on other layers they would be in the way. All other directories keep their times.
-pub fn remove_unchanged_directories(
-    upper: &Arc<OwnedFd>,
-    lower: &Stack,
-    ownership: Ownership,
-) -> Result<(), LayerError> {
-    struct Directory {
-        path: Vec<u8>,
-        parent: usize,
-        /// How many names are in it.
-        members: usize,
-        /// Whether it hides what is lower, or one above it does: what is missing in it is gone.
-        hides: bool,
-    }
-    let options = DiffOptions {
-        ownership,
-        ..DiffOptions::default()
-    };
-    let walk = Walk {
-        upper: Root::new(Arc::clone(upper)),
-        lower,
-        options: &options,
-        seen: Seen::default(),
-    };
-    let failed = |action, path: &[u8]| {
-        let path = path.to_vec();
-        move |error| LayerError::file(action, &path, error)
-    };
-    let root = Directory {
-        path: Vec::new(),
-        parent: 0,
-        members: 0,
-        hides: false,
-    };
-    // Each before those in it.
-    let mut all = vec![root];
-    let mut at = 0;
-    while let Some(Directory { path, hides, .. }) = all.get(at) {
-        let (path, hides) = (path.clone(), *hides);
-        let fd = walk.upper.open_dir(&path).map_err(failed("open", &path))?;
-        let hides = hides || is_opaque(fd.as_fd(), &path)?;
-        let mut members = 0;
-        let listed = Dir::read_from(&fd).map_err(|e| failed("list", &path)(e.into()))?;
-        for entry in listed {
-            let entry = entry.map_err(|e| failed("list", &path)(e.into()))?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            members += 1;
-            // A file system that does not tell types leaves such directories where they are.
-            if entry.file_type() == FileType::Directory {
-                all.push(Directory {
-                    path: join(&path, name),
-                    parent: at,
-                    members: 0,
-                    hides,
-                });
-            }
-        }
-        (all[at].members, all[at].hides) = (members, hides);
-        at += 1;
-    }
-    for at in (1..all.len()).rev() {
-        let Directory {
-            path,
-            parent,
-            members: 0,
-            hides: false,
-        } = &all[at]
-        else {
-            continue;
-        };
-        if walk.is_what_lower_has(path)? {
-            let (above, name) = walk.upper.parent_dir(path).map_err(failed("open", path))?;
-            let remove = || {
-                let times = times(&fstat(&above)?);
-                unlinkat(&above, name, AtFlags::REMOVEDIR)?;
-                futimens(&above, &times)
-            };
-            remove().map_err(|e: Errno| failed("remove", path)(e.into()))?;
-            let parent = *parent;
-            all[parent].members -= 1;
-        }
-    }
-    Ok(())
 }
 
 /// The paths of the upper directory.
@@ -395,21 +307,6 @@ impl<'a> Walk<'a> {
         Ok(Some(Entry { path, meta, kind }))
     }
 
-    /// Whether a directory of the upper one is what the lower layers have, but for what is in it.
-    fn is_what_lower_has(&self, path: &[u8]) -> Result<bool, LayerError> {
-        let node = self.lower.node(path);
-        let Some((node, old)) = node.as_ref().and_then(|n| Some((n, n.entry?))) else {
-            return Ok(false);
-        };
-        let failed = |e| LayerError::file("look at", path, e);
-        let fd = self.upper.open_dir(path).map_err(failed)?;
-        let stat = fstat(&fd).map_err(|e| failed(e.into()))?;
-        match self.entry(fd.as_fd(), b".", path.to_vec(), &stat)? {
-            Some(entry) => self.same(&entry, node, old),
-            None => Ok(false),
-        }
-    }
-
     /// Whether an entry is what the lower layers have.
     fn same(&self, new: &Entry, node: &Node, old: EntryRef) -> Result<bool, LayerError> {
         let toc = &self.lower.layers()[node.layer];
@@ -509,18 +406,6 @@ impl Seen {
             kept.push(change);
         }
         kept
-    }
-}
-
-/// When it was read and changed last.
-fn times(stat: &Stat) -> Timestamps {
-    let time = |seconds, nanoseconds| Timespec {
-        tv_sec: seconds,
-        tv_nsec: i64::try_from(nanoseconds).unwrap_or(0),
-    };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     }
 }
 
