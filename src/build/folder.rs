@@ -336,13 +336,13 @@ impl Walk<'_> {
         if excluded && !ignore.is_some_and(|i| i.may_reinclude_below(path)) {
             return Ok(());
         }
-        let failed = |path: &[u8], errno| match errno {
+        let unless_gone = |path: &[u8], errno| match errno {
             Errno::NOENT => Ok(()),
             errno => Err((path.to_vec(), errno)),
         };
         let stat = match stat(dir, name) {
             Ok(stat) => stat,
-            Err(errno) => return failed(path, errno),
+            Err(errno) => return unless_gone(path, errno),
         };
         let kind = match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
             FileType::Directory if self.store == Some((device(&stat), stat.stx_ino)) => {
@@ -352,7 +352,7 @@ impl Walk<'_> {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let inner = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
                     Ok(inner) => inner,
-                    Err(errno) => return failed(path, errno),
+                    Err(errno) => return unless_gone(path, errno),
                 };
                 let at = self.table.len();
                 self.put(entry_of(
@@ -388,7 +388,7 @@ impl Walk<'_> {
                 Ok(target) => Kind::Symlink {
                     target: target.into_bytes(),
                 },
-                Err(errno) => return failed(path, errno),
+                Err(errno) => return unless_gone(path, errno),
             },
             FileType::CharacterDevice => Kind::CharDevice {
                 major: stat.stx_rdev_major,

@@ -6,13 +6,12 @@
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use rustix::fs::{AtFlags, CWD, utimensat};
 
 use super::BuildError;
-use crate::layer::Toc;
+use crate::layer::{Toc, times};
 
 fn host(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BuildError {
     let path = path.to_owned();
@@ -46,7 +45,7 @@ pub(super) fn find(fs: &Path, toc: &Toc) -> Result<Vec<PathBuf>, BuildError> {
 pub(super) fn remove(strays: &[PathBuf]) -> Result<(), BuildError> {
     for path in strays {
         let parent = path.parent().unwrap_or(path);
-        let times = fs::symlink_metadata(parent).map_err(host("stat", parent))?;
+        let above = fs::symlink_metadata(parent).map_err(host("stat", parent))?;
         let is_dir = fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
         let removed = if is_dir {
             fs::remove_dir_all(path)
@@ -54,17 +53,7 @@ pub(super) fn remove(strays: &[PathBuf]) -> Result<(), BuildError> {
             fs::remove_file(path)
         };
         removed.map_err(host("remove", path))?;
-        let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: times.atime(),
-                tv_nsec: times.atime_nsec(),
-            },
-            last_modification: Timespec {
-                tv_sec: times.mtime(),
-                tv_nsec: times.mtime_nsec(),
-            },
-        };
-        utimensat(CWD, parent, &times, AtFlags::SYMLINK_NOFOLLOW)
+        utimensat(CWD, parent, &times(&above), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| host("set the times of", parent)(e.into()))?;
     }
     Ok(())

@@ -69,6 +69,7 @@ pub use scan::{Scanned, scan};
 pub(crate) use stack::Spot;
 pub use stack::{Found, Resolved, Stack};
 pub use stamp::FileStamp;
+pub(crate) use stamp::times;
 pub use toc::Toc;
 pub use tree::{Devices, Note, Ownership, TreeOptions, Whiteouts};
 pub use twins::Twins;

@@ -1,9 +1,26 @@
-//! What tells that a file holds what it held when it was hashed, without reading it.
+//! What tells that a file holds what it held when it was hashed, without reading it; and its times, to be put back.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
+use rustix::fs::{Timespec, Timestamps};
 
 /// How long before it was hashed a file must have changed last for its times to vouch for it: a write that comes within
 /// one tick of the file system's clock after the hashing leaves the same times. File systems that keep only seconds (or two,
 /// as FAT does) show it by their times; the others' ticks are 10 ms at most.
 const TICK_NS: (i128, i128) = (2_000_000_000, 100_000_000);
+
+/// When a file was read and changed last.
+pub(crate) fn times(meta: &Metadata) -> Timestamps {
+    let time = |seconds, nanoseconds| Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds,
+    };
+    Timestamps {
+        last_access: time(meta.atime(), meta.atime_nsec()),
+        last_modification: time(meta.mtime(), meta.mtime_nsec()),
+    }
+}
 
 /// What tells that a file is unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -22,8 +39,7 @@ pub struct FileStamp {
 
 impl FileStamp {
     /// The stamp of a file that was looked at; `None` for times that do not fit.
-    pub fn of(meta: &std::fs::Metadata) -> Option<FileStamp> {
-        use std::os::unix::fs::MetadataExt;
+    pub fn of(meta: &Metadata) -> Option<FileStamp> {
         let ns = |s: i64, ns: i64| s.checked_mul(1_000_000_000)?.checked_add(ns);
         Some(FileStamp {
             device: meta.dev(),

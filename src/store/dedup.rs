@@ -23,10 +23,10 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::layers::read_toc;
-use super::linked::{attributes, give_meta, times};
+use super::linked::{attributes, give_meta};
 use super::remove::remove_tree;
 use super::{Store, StoreError, list};
-use crate::layer::{KindRef, Toc};
+use crate::layer::{KindRef, Toc, times};
 use crate::oci::Digest;
 
 /// Files of one block or less have no block to share.

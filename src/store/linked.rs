@@ -7,13 +7,12 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::Path;
 
 use rustix::fs::{
-    Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fsetxattr, futimens,
-    lgetxattr, llistxattr,
+    Gid, Mode, Uid, XattrFlags, fchmod, fchown, fsetxattr, futimens, lgetxattr, llistxattr,
 };
 use rustix::io::Errno;
 
 use super::StoreError;
-use crate::layer::Toc;
+use crate::layer::{Toc, times};
 
 /// Extended attributes: name and value.
 pub(super) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
@@ -120,16 +119,4 @@ pub(super) fn give_meta(
     }
     fchmod(file, Mode::from_raw_mode(meta.mode() & 0o7777)).map_err(call("set the mode of"))?;
     futimens(file, &times(meta)).map_err(call("set the time of"))
-}
-
-/// When it was read and changed last.
-pub(super) fn times(meta: &Metadata) -> Timestamps {
-    let time = |seconds, nanoseconds| Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds,
-    };
-    Timestamps {
-        last_access: time(meta.atime(), meta.atime_nsec()),
-        last_modification: time(meta.mtime(), meta.mtime_nsec()),
-    }
 }

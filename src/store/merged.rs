@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat, utimensat};
 
 use super::StoreError;
-use super::linked::{attributes, copy_file, give_meta, times};
+use super::linked::{attributes, copy_file, give_meta};
+use crate::layer::times;
 
 /// How many entries a small layer has at most: making one again takes as long as mounting a directory more, so a merged directory
 /// pays for itself within a few steps.

@@ -1,14 +1,15 @@
 //! Directories of an upper one that are no change: overlayfs copied them up when something was made in them, and that is gone again.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Stat, Timespec, Timestamps, fstat, futimens, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, fstat, futimens, unlinkat};
 use rustix::io::Errno;
 
 use super::{DiffOptions, Seen, Walk, is_opaque, join};
-use crate::layer::{LayerError, Ownership, Root, Stack};
+use crate::layer::{LayerError, Ownership, Root, Stack, times};
 
 struct Directory {
     path: Vec<u8>,
@@ -96,23 +97,12 @@ fn directories(root: &Root) -> Result<Vec<Directory>, LayerError> {
 fn remove(root: &Root, path: &[u8]) -> Result<(), LayerError> {
     let remove = || {
         let (above, name) = root.parent_dir(path)?;
-        let times = times(&fstat(&above)?);
+        let above = File::from(above);
+        let times = times(&above.metadata()?);
         unlinkat(&above, name, AtFlags::REMOVEDIR)?;
         Ok(futimens(&above, &times)?)
     };
     remove().map_err(|e: io::Error| LayerError::file("remove", path, e))
-}
-
-/// When it was read and changed last.
-fn times(stat: &Stat) -> Timestamps {
-    let time = |seconds, nanoseconds| Timespec {
-        tv_sec: seconds,
-        tv_nsec: i64::try_from(nanoseconds).unwrap_or(0),
-    };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    }
 }
 
 impl Walk<'_> {
